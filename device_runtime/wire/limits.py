@@ -1,0 +1,31 @@
+"""Every maximum of the protocol, in one place, so that no peer can make us allocate without bound."""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+PROTOCOL_VERSION: Final = 1
+
+# 120 KiB of data plus envelope stays under the smallest broker limit met in practice (128 KB).
+CHUNK_BYTES_MAX: Final = 120 * KIB
+ENVELOPE_BYTES_MAX: Final = 124 * KIB
+WINDOW_CHUNKS: Final = 8
+
+BLOB_BYTES_MAX: Final = 256 * MIB
+DECODED_BYTES_MAX: Final = 1024 * MIB
+CHUNK_COUNT_MAX: Final = BLOB_BYTES_MAX // CHUNK_BYTES_MAX + 1
+
+TENSOR_COUNT_MAX: Final = 4096
+TENSOR_DIMS_MAX: Final = 8
+TENSOR_HEADER_BYTES_MAX: Final = 1 * MIB
+PARAMETER_NAME_BYTES_MAX: Final = 200
+# zstd windows above 8 MiB are refused: a small board must not reserve more for a hostile frame.
+ZSTD_WINDOW_LOG_MAX: Final = 23
+
+NAME_BYTES_MAX: Final = 63
+TEXT_BYTES_MAX: Final = 2000
+DEVICE_COUNT_MAX: Final = 10_000
+SAMPLE_COUNT_MAX: Final = 100_000_000
+ROUND_COUNT_MAX: Final = 1_000_000
+INBOX_COUNT_MAX: Final = 4096

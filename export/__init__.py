@@ -1,0 +1,1 @@
+"""Models in, artifacts out: model zoo, torch import, training artifacts and their costs."""

@@ -1,0 +1,1 @@
+"""Boards as data, and what it takes to flash one."""
