@@ -1,0 +1,300 @@
+"""The device's round as a pure state machine: `step(state, event) -> (state, commands)`.
+
+    offline --Connected--> greeting --Welcome/Assigned--> waiting --Assigned--> fetching --> training --> offering
+                                                             ^                                              |
+                                                             +------------------- Receipt ------------------+
+
+A device remembers one thing across restarts, the spooled offer of an update not yet receipted; everything else is
+told to it again. Commands come in the order in which the shell must carry them out: Persist precedes Publish.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from device_runtime.wire import limits, transfer
+from device_runtime.wire.errors import RemoteWireError
+from device_runtime.wire.messages import (
+    Assignment,
+    Chunk,
+    Get,
+    Hello,
+    Message,
+    Offer,
+    Receipt,
+    Refusal,
+    Release,
+    RollCall,
+    Welcome,
+)
+from device_runtime.wire.transfer import Download
+
+SECOND_NS = 1_000_000_000
+HELLO_RETRY_NS = 2 * SECOND_NS
+SILENCE_NS = 3 * SECOND_NS
+
+Phase = Literal["offline", "greeting", "waiting", "fetching", "training", "offering"]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """What the agent knows. Times are of the device's monotonic clock, in nanoseconds."""
+
+    hello: Hello
+    phase: Phase = "offline"
+    connected: bool = False
+    assignment: Assignment | None = None
+    lacking: tuple[str, ...] = ()
+    download: Download | None = None
+    offer: Offer | None = None
+    heartbeat_ns: int = HELLO_RETRY_NS
+    hello_due_ns: int = 0
+    retry_due_ns: int = 0
+    expires_ns: int = 0
+    leave_when_released: bool = False
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The link is up and subscribed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The link is down; it will come back by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message for this device, other than an assignment."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """An assignment arrived; the shell adds which of its blobs are not in the store, and a spooled offer for it."""
+
+    assignment: Assignment
+    lacking: tuple[str, ...]
+    spooled: Offer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Training is done; `update` are the bytes that `offer` names."""
+
+    offer: Offer
+    update: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFailed:
+    """The assignment cannot be carried out, for `reason`."""
+
+    assignment_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+Event = Connected | Disconnected | Received | Assigned | Trained | TrainingFailed | Tick
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send a message to the aggregator."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class StoreBlob:
+    """Keep a downloaded, verified blob."""
+
+    sha: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Train an assignment whose blobs are all in the store; answer with Trained or TrainingFailed."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolUpdate:
+    """Make the update and its offer durable, before anything is said of it."""
+
+    offer: Offer
+    update: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Publish the chunks that the aggregator asked for, from the spool."""
+
+    get: Get
+
+
+@dataclass(frozen=True, slots=True)
+class Unspool:
+    """The update has its receipt: forget it."""
+
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """End the process in good order."""
+
+    reason: str
+
+
+Command = Publish | StoreBlob | Train | SpoolUpdate | Serve | Unspool | Leave
+Step = tuple[AgentState, list[Command]]
+
+
+def step(state: AgentState, event: Event, now_ns: int) -> Step:
+    """The next state and what to do, in order. Never raises for anything a peer can cause."""
+    match event:
+        case Connected():
+            return _connected(replace(state, connected=True), now_ns)
+        case Disconnected():
+            return replace(state, connected=False), []
+        case Assigned():
+            return _assigned(state, event, now_ns)
+        case Trained():
+            return _trained(state, event, now_ns)
+        case TrainingFailed():
+            return _training_failed(state, event, now_ns)
+        case Tick():
+            return _tick(state, now_ns)
+        case Received(message):
+            return _received(state, message, now_ns)
+
+
+def _connected(state: AgentState, now_ns: int) -> Step:
+    """Say hello, and take up again what the broken connection interrupted."""
+    phase: Phase = "greeting" if state.phase == "offline" else state.phase
+    state = replace(state, phase=phase, hello_due_ns=now_ns + HELLO_RETRY_NS, heartbeat_ns=HELLO_RETRY_NS)
+    state, commands = _retry(state, now_ns)
+    return state, [Publish(state.hello), *commands]
+
+
+def _received(state: AgentState, message: Message, now_ns: int) -> Step:
+    match message:
+        case Welcome():
+            heartbeat_ns = int(message.heartbeat_s * SECOND_NS)
+            phase: Phase = "waiting" if state.phase == "greeting" else state.phase
+            return replace(state, phase=phase, heartbeat_ns=heartbeat_ns, hello_due_ns=now_ns + heartbeat_ns), []
+        case RollCall():
+            return replace(state, hello_due_ns=now_ns + HELLO_RETRY_NS), [Publish(state.hello)]
+        case Chunk():
+            return _chunk(state, message, now_ns)
+        case Get():
+            return replace(state, retry_due_ns=now_ns + SILENCE_NS), [Serve(message)]
+        case Receipt():
+            return _receipt(state, message)
+        case Release():
+            leaving = state.leave_when_released
+            return state, [Leave(message.reason or "the run is over")] if leaving else []
+        case _:
+            return state, []
+
+
+def _assigned(state: AgentState, event: Assigned, now_ns: int) -> Step:
+    """Start, go on or answer from the spool; a repeated assignment changes nothing."""
+    assignment = event.assignment
+    if event.spooled is not None:
+        state = replace(state, phase="offering", assignment=assignment, offer=event.spooled, download=None)
+        return _retry(state, now_ns)
+    same = state.assignment is not None and state.assignment.id == assignment.id
+    if same and state.phase in ("fetching", "training", "offering"):
+        return state, []
+    if state.phase == "training":
+        # The running training cannot be interrupted half way through a step; its result will be told as late.
+        return state, []
+    state = replace(state, phase="fetching", assignment=assignment, lacking=event.lacking, download=None, offer=None)
+    return _fetch_next(state, now_ns)
+
+
+def _fetch_next(state: AgentState, now_ns: int) -> Step:
+    """Pull the next blob that is lacking, or train when none is."""
+    assert state.assignment is not None
+    if not state.lacking:
+        return replace(state, phase="training", download=None), [Train(state.assignment)]
+    download, get = transfer.request(Download(state.lacking[0], limits.BLOB_BYTES_MAX))
+    assert get is not None
+    return replace(state, download=download, retry_due_ns=now_ns + SILENCE_NS), [Publish(get)]
+
+
+def _chunk(state: AgentState, chunk: Chunk, now_ns: int) -> Step:
+    if state.download is None or chunk.sha != state.download.sha:
+        return state, []
+    try:
+        download = transfer.accept(state.download, chunk)
+        data = transfer.assemble(download) if download.complete else None
+    except RemoteWireError:
+        # Start this blob again after the silence, not at once: a broken peer must not make us loop.
+        fresh = Download(state.download.sha, limits.BLOB_BYTES_MAX)
+        return replace(state, download=fresh, retry_due_ns=now_ns + SILENCE_NS), []
+    if data is None:
+        download, get = transfer.request(download)
+        state = replace(state, download=download, retry_due_ns=now_ns + SILENCE_NS)
+        return state, [Publish(get)] if get else []
+    state, commands = _fetch_next(replace(state, lacking=state.lacking[1:]), now_ns)
+    return state, [StoreBlob(download.sha, data), *commands]
+
+
+def _trained(state: AgentState, event: Trained, now_ns: int) -> Step:
+    state = replace(state, phase="offering", offer=event.offer, retry_due_ns=now_ns + SILENCE_NS)
+    return state, [SpoolUpdate(event.offer, event.update), Publish(event.offer)]
+
+
+def _training_failed(state: AgentState, event: TrainingFailed, now_ns: int) -> Step:
+    refusal = Refusal(assignment_id=event.assignment_id, device=state.hello.device, reason=event.reason[:2000])
+    return replace(state, phase="waiting", offer=None), [Publish(refusal)]
+
+
+def _receipt(state: AgentState, receipt: Receipt) -> Step:
+    commands: list[Command] = [Unspool(receipt)]
+    if state.offer is None or receipt.update_sha != state.offer.update_sha:
+        return state, commands
+    return replace(state, phase="waiting", offer=None), commands
+
+
+def _tick(state: AgentState, now_ns: int) -> Step:
+    if not state.connected:
+        return state, []
+    if state.phase in ("fetching", "offering") and state.expires_ns and now_ns >= state.expires_ns:
+        # The aggregator gave this assignment up long ago; a new hello brings whatever it wants now.
+        state = replace(state, phase="waiting", download=None, offer=None, expires_ns=0, hello_due_ns=now_ns)
+    commands: list[Command] = []
+    if now_ns >= state.hello_due_ns:
+        state = replace(state, hello_due_ns=now_ns + state.heartbeat_ns)
+        commands.append(Publish(state.hello))
+    if now_ns >= state.retry_due_ns:
+        state, more = _retry(state, now_ns)
+        commands += more
+    return state, commands
+
+
+def _retry(state: AgentState, now_ns: int) -> Step:
+    """Ask or offer again what has met silence."""
+    state = replace(state, retry_due_ns=now_ns + SILENCE_NS)
+    if state.phase == "fetching" and state.download is not None:
+        download, get = transfer.retry(state.download)
+        return replace(state, download=download), [Publish(get)] if get else []
+    if state.phase == "offering" and state.offer is not None:
+        return state, [Publish(state.offer)]
+    return state, []

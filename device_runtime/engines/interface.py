@@ -1,0 +1,76 @@
+"""What an engine is: it opens an artifact and gives a trainer that steps, evaluates and tells its parameters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_runtime.wire.errors import EngineError
+from device_runtime.wire.support import FloatArray, Kept
+
+ENGINES = ("ort_training",)
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What one step saw: mean loss over `sample_count` samples, and how many were classified right (None for
+    regression)."""
+
+    loss: float
+    sample_count: int
+    correct_count: int | None
+
+
+class Trainer(Protocol):
+    """One opened artifact. Parameter names are those of the manifest's table."""
+
+    def load(self, params: Mapping[str, Kept], *, reset_optimizer: bool) -> None:
+        """Set every parameter; masked weights get the support's mask, and are zero off it."""
+
+    def step(self, x: FloatArray, y: NDArray[np.int64] | FloatArray, lr: float) -> StepStats:
+        """One optimizer step on a batch x float32[n, ...], y int64[n] (or float32 like the output, for mse)."""
+
+    def evaluate(self, x: FloatArray, y: NDArray[np.int64] | FloatArray) -> StepStats:
+        """Loss and correct count of a batch, changing nothing."""
+
+    def kept(self) -> dict[str, Kept]:
+        """The parameters now, on the supports they were loaded with."""
+
+
+class Engine(Protocol):
+    """A way to train. `version` names the library that runs."""
+
+    name: str
+    version: str
+
+    def open(self, artifact: Path, *, threads: int, seed: int) -> Trainer:
+        """A trainer for the artifact folder. Raises EngineError when it cannot be opened."""
+
+
+def available_engines() -> tuple[str, ...]:
+    """The engines that can run in this environment, best first, without importing them."""
+    from device_runtime.engines.onnxruntime_import import has_training
+
+    return ("ort_training",) if has_training() else ()
+
+
+def open_engine(name: str) -> Engine:
+    """The engine of that name, or of the best available for "auto".
+
+    Raises EngineError when it is unknown or not installed, saying what to install.
+    """
+    available = available_engines()
+    chosen = (available[0] if available else "ort_training") if name == "auto" else name
+    if chosen not in ENGINES:
+        raise EngineError(f"there is no engine {chosen!r}; engines are: auto, {', '.join(ENGINES)}.")
+    if chosen not in available:
+        raise EngineError(
+            f"engine {chosen!r} cannot run here: the onnxruntime-training-cpu wheel is not installed in this "
+            "environment (it exists for Linux x86-64 with Python 3.11 or 3.12)."
+        )
+    from device_runtime.engines.ort_training import OrtTrainingEngine
+
+    return OrtTrainingEngine()

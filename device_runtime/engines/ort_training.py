@@ -1,0 +1,149 @@
+"""Engine `ort_training`: the official artifacts, through onnxruntime-training's C bindings, torch never imported.
+
+`onnxruntime.training.api` imports torch; the bindings below it do not (see docs/explanation/engines.md). Parameters and
+gradients are read and written in place, through views of the runtime's own buffers, so a step copies nothing.
+"""
+
+import ctypes
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_runtime.engines.host_optimizer import HostSgd
+from device_runtime.engines.interface import StepStats
+from device_runtime.engines.onnxruntime_import import import_onnxruntime
+from device_runtime.wire.errors import EngineError
+from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, decode_manifest, mask_name
+from device_runtime.wire.support import FloatArray, Kept, Support
+
+Labels = NDArray[np.int64] | FloatArray
+
+
+class OrtTrainingEngine:
+    """Opens artifacts with onnxruntime-training."""
+
+    name = "ort_training"
+
+    def __init__(self) -> None:
+        self.version = importlib.metadata.version("onnxruntime-training-cpu")
+
+    def open(self, artifact: Path, *, threads: int, seed: int) -> "OrtTrainer":
+        """A trainer for the artifact folder, on `threads` threads. Raises EngineError when it cannot be opened."""
+        manifest = decode_manifest((artifact / MANIFEST_FILE).read_bytes())
+        if manifest.engine != self.name:
+            raise EngineError(f"the artifact in {artifact} is for engine {manifest.engine!r}, not {self.name!r}.")
+        try:
+            return OrtTrainer(artifact, manifest, threads=threads, seed=seed)
+        except RuntimeError as error:  # the bindings raise nothing more specific
+            raise EngineError(f"onnxruntime-training cannot open {artifact}: {_first_line(error)}") from error
+
+
+class OrtTrainer:
+    """One training session; see `interface.Trainer`."""
+
+    def __init__(self, artifact: Path, manifest: Manifest, *, threads: int, seed: int) -> None:
+        ort = import_onnxruntime()
+        from onnxruntime.capi import _pybind_state as bindings
+
+        self.manifest = manifest
+        self._c: Any = bindings
+        ort.set_seed(seed % 2**63)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        cpu = bindings.OrtDevice(bindings.OrtDevice.cpu(), bindings.OrtDevice.default_memory(), 0)
+        self._state = bindings.load_checkpoint(str(artifact / "nominal_checkpoint"))
+        self._module = bindings.Module(
+            str(artifact / "training_model.onnx"), self._state, str(artifact / "eval_model.onnx"), cpu, options
+        )
+        self._complete_nominal_checkpoint(cpu)
+        self._owners: list[Any] = []
+        names = self._state.parameter_names()
+        self._values = {n: self._view(self._state.get_parameter(n).data) for n in names}
+        self._trained = [n for n in names if self._state.get_parameter(n).requires_grad]
+        self._gradients = {n: self._view(self._state.get_parameter(n).grad) for n in self._trained}
+        self._supports: dict[str, Support] = {}
+        self._graph_optimizer, self._host_optimizer = self._open_optimizer(artifact, cpu, options)
+
+    def _complete_nominal_checkpoint(self, cpu: Any) -> None:
+        """A nominal checkpoint refuses every access until one full buffer was copied in; what it holds is no matter."""
+        count = self._module.get_parameters_size(False)
+        zeros = np.zeros(count, dtype=np.float32)  # must outlive the call: the OrtValue does not own it
+        self._module.copy_buffer_to_parameters(self._c.OrtValue.ortvalue_from_numpy(zeros, cpu), False)
+
+    def _view(self, value: Any) -> FloatArray:
+        """A float32 array on the runtime's own buffer; the OrtValue is kept so that the buffer lives."""
+        self._owners.append(value)
+        shape = tuple(value.shape())
+        count = int(np.prod(shape, dtype=np.int64))
+        buffer = (ctypes.c_float * count).from_address(value.data_ptr())
+        return np.ctypeslib.as_array(buffer).reshape(shape)
+
+    def _open_optimizer(self, artifact: Path, cpu: Any, options: Any) -> tuple[Any, HostSgd | None]:
+        if self.manifest.optimizer.where == "host":
+            return None, HostSgd(self.manifest.optimizer, {n: self._values[n] for n in self._trained})
+        self._optimizer_arguments = (str(artifact / "optimizer_model.onnx"), self._state, cpu, options)
+        return self._c.Optimizer(*self._optimizer_arguments), None
+
+    def load(self, params: Mapping[str, Kept], *, reset_optimizer: bool) -> None:
+        """Set every parameter of the manifest and the masks of the prunable ones.
+
+        Raises EngineError when a parameter is missing or has another shape.
+        """
+        for parameter in self.manifest.parameters:
+            kept = params.get(parameter.name)
+            if kept is None or kept.support.shape != parameter.shape:
+                found = "nothing" if kept is None else f"shape {kept.support.shape}"
+                raise EngineError(f"parameter {parameter.name!r} needs shape {parameter.shape}, and got {found}.")
+            self._supports[parameter.name] = kept.support
+            self._values[parameter.name][...] = kept.dense()
+            if parameter.prunable:
+                self._values[mask_name(parameter.name)][...] = kept.support.dense_mask()
+        self._module.lazy_reset_grad()
+        if reset_optimizer:
+            self._reset_optimizer()
+
+    def _reset_optimizer(self) -> None:
+        if self._host_optimizer is not None:
+            self._host_optimizer.reset()
+        elif self.manifest.optimizer.name != "sgd":  # plain SGD in the graph has no state
+            self._graph_optimizer = self._c.Optimizer(*self._optimizer_arguments)
+
+    def step(self, x: FloatArray, y: Labels, lr: float) -> StepStats:
+        """One optimizer step; see `interface.Trainer`. Raises EngineError for a batch that does not fit."""
+        stats = self._run(self._module.train_step, x, y)
+        if self._host_optimizer is not None:
+            self._host_optimizer.step({n: self._values[n] for n in self._trained}, self._gradients, lr)
+        else:
+            self._graph_optimizer.set_learning_rate(lr)
+            self._graph_optimizer.optimizer_step()
+        self._module.lazy_reset_grad()
+        return stats
+
+    def evaluate(self, x: FloatArray, y: Labels) -> StepStats:
+        """Loss and correct count of a batch; see `interface.Trainer`."""
+        return self._run(self._module.eval_step, x, y)
+
+    def _run(self, call: Any, x: FloatArray, y: Labels) -> StepStats:
+        fetches = self._c.OrtValueVector()
+        try:
+            call([x, y], fetches)
+        except RuntimeError as error:
+            raise EngineError(f"a batch x{x.shape} y{y.shape} does not fit the model: {_first_line(error)}") from error
+        correct = None
+        if y.dtype == np.int64:
+            correct = int(np.count_nonzero(fetches[1].numpy().argmax(axis=1) == y))
+        return StepStats(float(fetches[0].numpy()), len(x), correct)
+
+    def kept(self) -> dict[str, Kept]:
+        """The parameters now, on the supports they were loaded with, copied out of the runtime."""
+        return {name: Kept.of(self._values[name], support) for name, support in self._supports.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,207 @@
+"""The MQTT link: the only file that imports the MQTT library. Its callbacks only enqueue.
+
+Clean sessions: the broker keeps nothing that device or aggregator could not tell again. QoS 1 for everything,
+TCP_NODELAY (Nagle's algorithm and delayed acknowledgement together cost 40 ms a message), reconnection with jitter,
+presence by last will. MQTT 3.1.1, because every broker speaks it and all meaning is in the payload.
+"""
+
+import contextlib
+import queue
+import random
+import socket
+import ssl
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
+
+from device_runtime.wire.errors import LinkError, UsageError
+from device_runtime.wire.limits import INBOX_COUNT_MAX
+from device_runtime.wire.settings import LinkSettings
+
+QOS = 1
+RECONNECT_S_MIN = 0.5
+RECONNECT_S_MAX = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """Connected and subscribed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The connection broke; the link tries again by itself."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A payload on a topic."""
+
+    topic: str
+    payload: bytes
+
+
+LinkEvent = LinkUp | LinkDown | Arrived
+
+
+class MqttLink:
+    """One client of the broker. What happens is put into `inbox`, a bounded queue that one loop reads."""
+
+    def __init__(
+        self,
+        settings: LinkSettings,
+        *,
+        client_id: str,
+        subscriptions: list[str],
+        inbox: "queue.Queue[object]",
+        will: tuple[str, bytes] | None = None,
+    ) -> None:
+        self.bytes_published = 0
+        self.bytes_received = 0
+        self._settings = settings
+        self._subscriptions = subscriptions
+        self._inbox = inbox
+        self._first_connect = threading.Event()
+        self._refusal: str | None = None
+        self._client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=True, protocol=mqtt.MQTTv311
+        )
+        self._client.max_inflight_messages_set(64)
+        self._client.reconnect_delay_set(1, int(RECONNECT_S_MAX))
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_message = self._on_message
+        self._client.on_socket_open = _no_delay
+        if will is not None:
+            self._client.will_set(will[0], will[1], qos=QOS, retain=False)
+        configure_security(self._client, settings)
+
+    def connect(self) -> None:
+        """Connect and start the network thread; returns when the broker accepted and subscribed us.
+
+        Raises LinkError after `connect_timeout_s`, naming host and port and what stood in the way.
+        """
+        place = f"{self._settings.host}:{self._settings.port}"
+        deadline = time.monotonic() + self._settings.connect_timeout_s
+        while True:
+            try:
+                self._client.connect(self._settings.host, self._settings.port, self._settings.keepalive_s)
+                break
+            except ssl.SSLError as error:
+                raise LinkError(f"TLS with the broker at {place} fails: {error}. Check ca and certificate.") from error
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    raise LinkError(
+                        f"no broker answers at {place} ({error}); start one, or set host and port in [link]."
+                    ) from error
+                time.sleep(min(0.2, RECONNECT_S_MIN) + random.random() * 0.1)
+        self._client.loop_start()
+        if not self._first_connect.wait(max(deadline - time.monotonic(), 1.0)):
+            self.close()
+            raise LinkError(f"the broker at {place} accepts the connection but does not answer; is it an MQTT broker?")
+        if self._refusal:
+            self.close()
+            raise LinkError(f"the broker at {place} refuses this client: {self._refusal}.")
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Hand one payload to the network thread. Never blocks; what a broken link loses is asked for again."""
+        self.bytes_published += len(payload)
+        self._client.publish(topic, payload, qos=QOS, retain=False)
+
+    def flush(self, timeout_s: float = 2.0) -> None:
+        """Wait until what was published has left, up to a limit."""
+        deadline = time.monotonic() + timeout_s
+        while self._client.want_write() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Disconnect in good order (no last will) and stop the network thread."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    # --- callbacks, on the network thread ---------------------------------------------------------------------
+
+    def _on_connect(self, client: mqtt.Client, _data: object, _flags: object, reason: ReasonCode, _p: object) -> None:
+        if reason.is_failure:
+            self._refusal = str(reason)
+            self._first_connect.set()
+            return
+        client.subscribe([(topic, QOS) for topic in self._subscriptions])
+
+    def _on_subscribe(self, _c: mqtt.Client, _d: object, _mid: int, codes: list[ReasonCode], _p: object) -> None:
+        failed = [str(code) for code in codes if code.is_failure]
+        if failed:
+            self._refusal = f"it may not subscribe ({failed[0]})"
+        self._first_connect.set()
+        if not failed:
+            self._put(LinkUp())
+
+    def _on_disconnect(self, _c: mqtt.Client, _d: object, _flags: object, reason: ReasonCode, _p: object) -> None:
+        self._put(LinkDown(str(reason)))
+        # paho's own delay doubles without jitter; a fleet must not come back in step.
+        time.sleep(random.random() * RECONNECT_S_MIN)
+
+    def _on_message(self, _c: mqtt.Client, _d: object, message: mqtt.MQTTMessage) -> None:
+        self.bytes_received += len(message.payload)
+        if not message.retain:  # nothing of ours is retained; a retained message is somebody's mistake or attack
+            self._put(Arrived(message.topic, bytes(message.payload)))
+
+    def _put(self, event: LinkEvent) -> None:
+        while True:
+            try:
+                self._inbox.put_nowait(event)
+                return
+            except queue.Full:
+                # Dropping the oldest is safe: every message of the protocol is told again after a silence.
+                with contextlib.suppress(queue.Empty):
+                    self._inbox.get_nowait()
+
+
+def make_inbox() -> "queue.Queue[object]":
+    """The bounded queue between callbacks and loop."""
+    return queue.Queue(maxsize=INBOX_COUNT_MAX)
+
+
+def configure_security(client: mqtt.Client, settings: LinkSettings) -> None:
+    """User, password and TLS as the settings say. Raises UsageError naming a file that is missing or wrong."""
+    if settings.username:
+        client.username_pw_set(settings.username, _password(settings.password_file))
+    if not settings.ca:
+        if settings.certificate or settings.key:
+            raise UsageError(
+                "[link] certificate and key need ca too: the file of the authority that signed the broker's."
+            )
+        return
+    for name in ("ca", "certificate", "key"):
+        path = getattr(settings, name)
+        if path and not Path(path).is_file():
+            raise UsageError(f"[link] {name}: the file {path!r} does not exist.")
+    if bool(settings.certificate) != bool(settings.key):
+        raise UsageError("[link] certificate and key go together: set both or neither.")
+    try:
+        client.tls_set(ca_certs=settings.ca, certfile=settings.certificate or None, keyfile=settings.key or None)
+    except (ssl.SSLError, OSError) as error:
+        raise UsageError(f"[link] ca, certificate or key cannot be used: {error}.") from error
+
+
+def _password(path: str) -> str | None:
+    if not path:
+        return None
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise UsageError(f"[link] password_file {path!r} cannot be read: {error.strerror}.") from error
+    return lines[0] if lines else ""
+
+
+def _no_delay(_client: mqtt.Client, _data: object, sock: object) -> None:
+    if isinstance(sock, socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,1 @@
+"""Measuring what a round costs on the device: phases, memory, temperature, frequency."""

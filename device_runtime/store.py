@@ -1,0 +1,77 @@
+"""Files that are whole or absent: atomic writes, and a store of blobs named by their SHA-256."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from device_runtime.wire.errors import UsageError
+from device_runtime.wire.support import sha256_hex
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that after any crash `path` holds the old bytes or the new ones, on disk.
+
+    Raises UsageError when the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}.") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, as fsync does for a file's content."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class BlobStore:
+    """Blobs under `folder/<first two digits>/<sha>`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, sha: str) -> Path:
+        """Where the blob is, or would be."""
+        return self.folder / sha[:2] / sha
+
+    def has(self, sha: str) -> bool:
+        """Whether the blob is here."""
+        return self.path(sha).is_file()
+
+    def get(self, sha: str) -> bytes | None:
+        """The blob's bytes, None when it is not here or no longer matches its name."""
+        try:
+            data = self.path(sha).read_bytes()
+        except FileNotFoundError:
+            return None
+        return data if sha256_hex(data) == sha else None
+
+    def put(self, data: bytes) -> str:
+        """Keep a blob durably; returns its SHA-256."""
+        sha = sha256_hex(data)
+        if not self.has(sha):
+            write_atomic(self.path(sha), data)
+        return sha
+
+    def keep_only(self, shas: Iterable[str]) -> None:
+        """Delete every blob not named."""
+        wanted = set(shas)
+        for path in self.folder.glob("??/*"):
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)

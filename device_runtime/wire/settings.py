@@ -1,0 +1,71 @@
+"""Settings from TOML text, strictly: an unknown key, a wrong type or a bad value is one sentence naming the place."""
+
+import difflib
+import re
+import tomllib
+from typing import TypeVar
+
+import msgspec
+
+from device_runtime.wire.errors import UsageError
+
+S = TypeVar("S")
+
+
+class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to reach the broker. Setting `ca` turns TLS on; `certificate` and `key` go together.
+
+    `password_file` holds the password on its first line, so that it stands in no settings file. `allow_unsigned`
+    accepts messages without a signature, which this version cannot make: it must be true.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    site: str = "site"
+    username: str = ""
+    password_file: str = ""
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    allow_unsigned: bool = False
+    connect_timeout_s: float = 30.0
+    keepalive_s: int = 30
+
+
+def parse_settings(text: str, type_: type[S], source: str) -> S:
+    """TOML `text` as a settings record.
+
+    Raises UsageError naming `source`, the key, and what would be right.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source} is not valid TOML: {error}.") from error
+    try:
+        return msgspec.convert(data, type_)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{source}: {_explain(str(error), type_)}.") from error
+
+
+def _explain(text: str, type_: type[object]) -> str:
+    """msgspec's message in the words of a settings file, with the nearest known key for an unknown one."""
+    found = re.match(r"Object contains unknown field `(.+?)`(?: - at `\$\.?(.*?)`)?$", text)
+    if not found:
+        place = re.search(r" - at `\$\.?(.*?)`$", text)
+        reason = text[: place.start()] if place else text
+        return f"[{place.group(1)}] {reason}" if place and place.group(1) else reason
+    key, section = found.group(1), found.group(2) or ""
+    known = _fields(type_, section)
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+    return f"unknown key '{key}' in {f'[{section}]' if section else 'the top level'}; {hint}"
+
+
+def _fields(type_: type[object], section: str) -> list[str]:
+    """The keys of a section, given as a dotted path."""
+    current: object = type_
+    for part in filter(None, re.sub(r"\[.*?\]", "", section).split(".")):
+        current = next((f.type for f in msgspec.structs.fields(current) if f.encode_name == part), None)  # type: ignore[arg-type]
+        if not (isinstance(current, type) and issubclass(current, msgspec.Struct)):
+            return []
+    return [f.encode_name for f in msgspec.structs.fields(current)]  # type: ignore[arg-type]
