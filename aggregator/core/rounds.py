@@ -1,0 +1,479 @@
+"""The round as a pure state machine: who is here, what each was assigned, what came back, when the round closes.
+
+    gathering --enough members--> opening --Opened--> open --all answered, or deadline with quorum--> closing
+        ^                                                                                               |
+        +--------------------------- Closed, more rounds to go -----------------------------------------+--> finished
+
+A device becomes a member by its hello and stays one while its connection is merely broken: it leaves by a goodbye, or
+by missing `missed_max` rounds in a row. So a device that is killed and restarted takes part in the same rounds as if
+nothing had happened, and the run ends with the same bits. Commands come in the order the shell must carry them out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from device_runtime.wire import transfer
+from device_runtime.wire.errors import RemoteWireError
+from device_runtime.wire.messages import (
+    Assignment,
+    Chunk,
+    Get,
+    Gone,
+    Goodbye,
+    Hello,
+    Message,
+    Offer,
+    Receipt,
+    Refusal,
+    Release,
+    Verdict,
+    Welcome,
+)
+from device_runtime.wire.transfer import Download
+
+SECOND_NS = 1_000_000_000
+SILENCE_NS = 3 * SECOND_NS
+
+Phase = Literal["gathering", "opening", "open", "closing", "finished"]
+TaskStatus = Literal["assigned", "receiving", "checking", "accepted", "rejected", "refused"]
+ANSWERED = ("accepted", "rejected", "refused")
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRules:
+    """round_count rounds; the first opens with `devices_min` members. A round closes when every assigned device
+    answered, or after `deadline_s` with at least `quorum` accepted updates; below quorum it goes on."""
+
+    round_count: int
+    devices_min: int = 1
+    quorum: int = 1
+    deadline_s: float = 600.0
+    missed_max: int = 2
+    heartbeat_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A device of the federation, as its last hello described it."""
+
+    hello: Hello
+    online: bool = True
+    missed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one device was assigned this round, and how far its answer is."""
+
+    assignment: Assignment
+    status: TaskStatus = "assigned"
+    offer: Offer | None = None
+    download: Download | None = None
+    retry_due_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RoundState:
+    """All the aggregator's decisions rest on. `receipts` are the final words given, by (assignment id, update sha)."""
+
+    rules: RoundRules
+    round_index: int = 1
+    phase: Phase = "gathering"
+    attempt: int = 0
+    members: Mapping[str, Member] = field(default_factory=dict)
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    update_bytes_max: int = 0
+    deadline_ns: int = 0
+    receipts: Mapping[tuple[str, str], Receipt] = field(default_factory=dict)
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message from a device, on that device's own topic."""
+
+    device: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The round's blobs and assignments are on disk; an update may have `update_bytes_max` bytes."""
+
+    assignments: tuple[Assignment, ...]
+    update_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An update was checked and its verdict is on disk."""
+
+    device: str
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The round's result is committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+Event = Heard | Opened | Checked | Closed | Tick
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Publish a message to one device."""
+
+    device: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Publish a message to every device."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Enrol:
+    """Make the membership of a device durable."""
+
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Depart:
+    """Make durable that a device is no longer a member."""
+
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRound:
+    """Build and record the assignments of these devices, in this order; answer with Opened."""
+
+    round_index: int
+    attempt: int
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckUpdate:
+    """Check an update, journal the verdict; answer with Checked."""
+
+    offer: Offer
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RejectUpdate:
+    """Journal that an offered update is refused unseen; answer with Checked."""
+
+    offer: Offer
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRefusal:
+    """Make durable that a device could not carry out its assignment."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRound:
+    """Aggregate the accepted updates, evaluate, commit; answer with Closed."""
+
+    round_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Publish chunks of a blob to a device."""
+
+    device: str
+    get: Get
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a person may want to know."""
+
+    text: str
+
+
+Bookkeeping = Enrol | Depart | RecordRefusal | Note
+Command = Send | Broadcast | OpenRound | CheckUpdate | RejectUpdate | CloseRound | Serve | Bookkeeping
+Step = tuple[RoundState, list[Command]]
+
+
+def step(state: RoundState, event: Event, now_ns: int) -> Step:
+    """The next state and what to do, in order. Never raises for anything a peer can cause."""
+    match event:
+        case Heard(device, message):
+            return _heard(state, device, message, now_ns)
+        case Opened():
+            return _opened(state, event, now_ns)
+        case Checked():
+            return _advance(*_checked(state, event), now_ns)
+        case Closed():
+            return _closed(state, now_ns)
+        case Tick():
+            return _tick(state, now_ns)
+
+
+def _heard(state: RoundState, device: str, message: Message, now_ns: int) -> Step:
+    match message:
+        case Hello() if message.device == device:
+            return _hello(state, message, now_ns)
+        case Goodbye() if message.device == device:
+            return _advance(*_leave(state, device, message.reason or "said goodbye"), now_ns)
+        case Gone() if message.device == device:
+            return _gone(state, message), []
+        case Get():
+            return state, [Serve(device, message)]
+        case Chunk():
+            return _chunk(state, device, message, now_ns)
+        case Offer() if message.device == device:
+            return _offer(state, message, now_ns)
+        case Refusal() if message.device == device:
+            return _advance(*_refusal(state, message), now_ns)
+        case _:
+            return state, [Note(f"{device} sent a {type(message).__name__} that is not its to send; ignored")]
+
+
+# --- membership ---------------------------------------------------------------------------------------------------
+
+
+def _hello(state: RoundState, hello: Hello, now_ns: int) -> Step:
+    device = hello.device
+    known = state.members.get(device)
+    member = Member(hello) if known is None else replace(known, hello=hello, online=True)
+    state = replace(state, members={**state.members, device: member})
+    commands: list[Command] = []
+    if known is None or known.hello != hello:
+        commands.append(Enrol(hello))
+    if state.phase == "finished":
+        return state, [*commands, Send(device, Release(reason="the run is finished"))]
+    commands.append(Send(device, Welcome(round_index=state.round_index, heartbeat_s=state.rules.heartbeat_s)))
+    commands += _reassign(state, device)
+    return _advance(state, commands, now_ns)
+
+
+def _reassign(state: RoundState, device: str) -> list[Command]:
+    """The device's open assignment once more: it may have restarted, or missed it."""
+    task = state.tasks.get(device)
+    return [Send(device, task.assignment)] if task is not None and task.status == "assigned" else []
+
+
+def _gone(state: RoundState, gone: Gone) -> RoundState:
+    """The last will of an old session must not mark a device that is back already."""
+    member = state.members.get(gone.device)
+    if member is None or member.hello.session != gone.session:
+        return state
+    return replace(state, members={**state.members, gone.device: replace(member, online=False)})
+
+
+def _leave(state: RoundState, device: str, reason: str) -> tuple[RoundState, list[Command]]:
+    if device not in state.members:
+        return state, []
+    members = {d: m for d, m in state.members.items() if d != device}
+    tasks = dict(state.tasks)
+    task = tasks.get(device)
+    if task is not None and task.status not in ANSWERED:
+        tasks[device] = replace(task, status="refused", download=None)
+    return replace(state, members=members, tasks=tasks), [Depart(device, reason)]
+
+
+# --- opening and closing ------------------------------------------------------------------------------------------
+
+
+def _advance(state: RoundState, commands: list[Command], now_ns: int) -> Step:
+    """Open or close a round where its condition has come true."""
+    if state.phase == "gathering" and len(state.members) >= max(1, state.rules.devices_min):
+        return _open(state, commands, tuple(sorted(state.members)))
+    if state.phase == "open" and all(t.status in ANSWERED for t in state.tasks.values()):
+        return _close_if_quorum(state, commands)
+    return state, commands
+
+
+def _open(state: RoundState, commands: list[Command], devices: tuple[str, ...]) -> Step:
+    opening = OpenRound(state.round_index, state.attempt, devices)
+    return replace(state, phase="opening"), [*commands, opening]
+
+
+def _opened(state: RoundState, event: Opened, now_ns: int) -> Step:
+    assert state.phase == "opening", "a round is opened on request only"
+    accepted = {d: t for d, t in state.tasks.items() if t.status == "accepted"}
+    tasks = accepted | {a.device: Task(a) for a in event.assignments}
+    state = replace(
+        state,
+        phase="open",
+        tasks=tasks,
+        update_bytes_max=event.update_bytes_max,
+        deadline_ns=now_ns + int(state.rules.deadline_s * SECOND_NS),
+    )
+    return state, [Send(a.device, a) for a in event.assignments]
+
+
+def _close_if_quorum(state: RoundState, commands: list[Command]) -> Step:
+    accepted = sum(t.status == "accepted" for t in state.tasks.values())
+    if accepted < max(1, state.rules.quorum):
+        return state, commands
+    return replace(state, phase="closing"), [*commands, CloseRound(state.round_index)]
+
+
+def _closed(state: RoundState, now_ns: int) -> Step:
+    assert state.phase == "closing", "a round is closed on request only"
+    state, commands = _count_missed(state)
+    ids = {t.assignment.id for t in state.tasks.values()}
+    receipts = {key: r for key, r in state.receipts.items() if key[0] in ids}  # older rounds are late in any case
+    state = replace(state, receipts=receipts, round_index=state.round_index + 1, attempt=0, tasks={}, phase="gathering")
+    if state.round_index > state.rules.round_count:
+        return replace(state, phase="finished"), [*commands, Broadcast(Release(reason="the run is finished"))]
+    return _advance(state, commands, now_ns)
+
+
+def _count_missed(state: RoundState) -> tuple[RoundState, list[Command]]:
+    """Members without an answer have missed the round; too many in a row, and they are members no more."""
+    commands: list[Command] = []
+    members = dict(state.members)
+    for device, task in state.tasks.items():
+        member = members.get(device)
+        if member is None:
+            continue
+        missed = 0 if task.status in ANSWERED else member.missed + 1
+        members[device] = replace(member, missed=missed)
+        if missed >= state.rules.missed_max:
+            del members[device]
+            commands.append(Depart(device, f"missed {missed} rounds in a row"))
+    return replace(state, members=members), commands
+
+
+def _tick(state: RoundState, now_ns: int) -> Step:
+    if state.phase != "open":
+        return _advance(state, [], now_ns)
+    commands: list[Command] = []
+    tasks = dict(state.tasks)
+    for device, task in state.tasks.items():
+        if task.status == "receiving" and task.download is not None and now_ns >= task.retry_due_ns:
+            download, get = transfer.retry(task.download)
+            tasks[device] = replace(task, download=download, retry_due_ns=now_ns + SILENCE_NS)
+            commands += [Send(device, get)] if get else []
+    state = replace(state, tasks=tasks)
+    if now_ns < state.deadline_ns:
+        return state, commands
+    return _deadline(state, commands, now_ns)
+
+
+def _deadline(state: RoundState, commands: list[Command], now_ns: int) -> Step:
+    """Close with quorum; else go on, with a fresh attempt for those whose answer was no."""
+    before = state.phase
+    state, commands = _close_if_quorum(state, commands)
+    if state.phase != before:
+        return state, commands
+    accepted = sum(t.status == "accepted" for t in state.tasks.values())
+    note = (
+        f"round {state.round_index}: {accepted} of {state.rules.quorum} updates needed after the deadline; waiting on"
+    )
+    again = tuple(
+        sorted(d for d, t in state.tasks.items() if t.status in ("rejected", "refused") and d in state.members)
+    )
+    joined = tuple(sorted(d for d in state.members if d not in state.tasks))
+    if again or joined:
+        return _open(replace(state, attempt=state.attempt + 1), [*commands, Note(note)], tuple(sorted(again + joined)))
+    deadline_ns = now_ns + int(state.rules.deadline_s * SECOND_NS)
+    return replace(state, deadline_ns=deadline_ns), [*commands, Note(note)]
+
+
+# --- updates ------------------------------------------------------------------------------------------------------
+
+
+def _offer(state: RoundState, offer: Offer, now_ns: int) -> Step:
+    """Answer from the receipts, or pull the update."""
+    device = offer.device
+    given = state.receipts.get((offer.assignment_id, offer.update_sha))
+    if given is not None:
+        return state, [Send(device, given), *_reassign(state, device)]
+    task = state.tasks.get(device)
+    if state.phase != "open" or task is None or task.assignment.id != offer.assignment_id:
+        return state, [Send(device, _receipt(offer, "late", "its round is over")), *_reassign(state, device)]
+    if task.status in ANSWERED:
+        return state, [Send(device, _receipt(offer, "late", "the assignment was answered before"))]
+    if offer.size_bytes > state.update_bytes_max:
+        reason = f"{offer.size_bytes} bytes are more than the {state.update_bytes_max} this submodel can need"
+        task = replace(task, status="checking", offer=offer)
+        return _set_task(state, device, task), [RejectUpdate(offer, reason)]
+    if task.status == "checking":
+        return state, []
+    if task.download is not None and task.download.sha == offer.update_sha:
+        download, get = transfer.retry(task.download)
+    else:
+        fresh = Download(offer.update_sha, state.update_bytes_max, size_bytes=offer.size_bytes)
+        download, get = transfer.request(fresh)
+    task = replace(task, status="receiving", offer=offer, download=download, retry_due_ns=now_ns + SILENCE_NS)
+    return _set_task(state, device, task), [Send(device, get)] if get else []
+
+
+def _chunk(state: RoundState, device: str, chunk: Chunk, now_ns: int) -> Step:
+    task = state.tasks.get(device)
+    if task is None or task.download is None or task.download.sha != chunk.sha:
+        return state, []
+    offer = task.offer
+    assert offer is not None, "a download belongs to an offer"
+    try:
+        download = transfer.accept(task.download, chunk)
+        data = transfer.assemble(download) if download.complete else None
+    except RemoteWireError as error:
+        # Pull it again after the silence, not at once: a broken peer must not make us loop.
+        fresh = Download(offer.update_sha, state.update_bytes_max, size_bytes=offer.size_bytes)
+        task = replace(task, download=fresh, retry_due_ns=now_ns + SILENCE_NS)
+        return _set_task(state, device, task), [Note(f"{device}: {error}; pulling it again")]
+    if data is not None:
+        state = _set_task(state, device, replace(task, status="checking", download=None))
+        return state, [CheckUpdate(offer, data)]
+    download, get = transfer.request(download)
+    task = replace(task, download=download, retry_due_ns=now_ns + SILENCE_NS)
+    return _set_task(state, device, task), [Send(device, get)] if get else []
+
+
+def _checked(state: RoundState, event: Checked) -> tuple[RoundState, list[Command]]:
+    """The verdict is on disk: say it."""
+    receipt = event.receipt
+    key = (receipt.assignment_id, receipt.update_sha)
+    state = replace(state, receipts={**state.receipts, key: receipt})
+    task = state.tasks.get(event.device)
+    if task is not None and task.assignment.id == receipt.assignment_id:
+        status: TaskStatus = "accepted" if receipt.verdict == "accepted" else "rejected"
+        state = _set_task(state, event.device, replace(task, status=status))
+    return state, [Send(event.device, receipt)]
+
+
+def _refusal(state: RoundState, refusal: Refusal) -> tuple[RoundState, list[Command]]:
+    task = state.tasks.get(refusal.device)
+    if task is None or task.assignment.id != refusal.assignment_id or task.status in ANSWERED:
+        return state, []
+    note = Note(f"{refusal.device} cannot carry out its assignment: {refusal.reason}")
+    state = _set_task(state, refusal.device, replace(task, status="refused", download=None))
+    return state, [RecordRefusal(refusal), note]
+
+
+def _set_task(state: RoundState, device: str, task: Task) -> RoundState:
+    return replace(state, tasks={**state.tasks, device: task})
+
+
+def _receipt(offer: Offer, verdict: Verdict, reason: str) -> Receipt:
+    return Receipt(assignment_id=offer.assignment_id, update_sha=offer.update_sha, verdict=verdict, reason=reason)

@@ -1,0 +1,1 @@
+"""The demonstration: a real broker, one aggregator and N devices as processes on this machine."""

@@ -1,0 +1,115 @@
+"""`espalier demo`: the whole path on this machine, with a real broker and real training."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+from rich.console import Console
+
+from aggregator.demo.live import Display, View, summary
+from aggregator.demo.plan import Options, Plan, make_plan
+from aggregator.demo.run import comparison_plan, run_demo
+from aggregator.settings import ContributionSection, ModelSection, PruningSection, TrainingSection
+from device_runtime.wire.errors import UsageError
+
+_MARK = "processes.json"
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def demo(
+    rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 15,
+    devices: Annotated[int, typer.Option(help="Number of device processes.")] = 5,
+    sparsity: Annotated[float, typer.Option(help="Share of prunable weights removed, in [0, 1).")] = 0.8,
+    model: Annotated[str, typer.Option(help="A model of the zoo, or package.module:factory of a torch model.")] = "mlp",
+    data: Annotated[str, typer.Option(help="'digits', or an .npz with x_train y_train x_test y_test.")] = "digits",
+    layout: Annotated[str, typer.Option(help="Axes of a raw sample: auto, hw, hwc, chw, t, tc, ct.")] = "auto",
+    partition: Annotated[str, typer.Option(help="iid, dirichlet:BETA, by:NAME.")] = "dirichlet:0.5",
+    noise: Annotated[str, typer.Option(help="Label noise KIND:RATE@I[,J], or none.")] = "pair:0.4@2",
+    weighting: Annotated[
+        Literal["cgsv", "samples", "uniform"], typer.Option(help="How devices are weighted.")
+    ] = "cgsv",
+    residual: Annotated[Literal["trained", "keep", "zero"], typer.Option(help="What stands off the mask.")] = "trained",
+    optimizer: Annotated[Literal["sgd", "adamw"], typer.Option(help="The local optimizer.")] = "sgd",
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.03,
+    momentum: Annotated[float, typer.Option(help="Momentum of sgd.")] = 0.9,
+    batch: Annotated[int, typer.Option(help="Batch size.")] = 32,
+    local_epochs: Annotated[int, typer.Option(help="Epochs per round on each device.")] = 3,
+    update_dtype: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="How updates travel.")] = "fp16",
+    engine: Annotated[str, typer.Option(help="auto or ort_training.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Everything random is drawn from it.")] = 1,
+    compare: Annotated[str, typer.Option(help="Also run: fedavg, samples, or both, comma-separated.")] = "",
+    broker: Annotated[str, typer.Option(help="auto, nats, mosquitto, or HOST:PORT of a running one.")] = "auto",
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("espalier-run"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")] = False,
+) -> None:
+    """Train a pruned model on N device processes over a real MQTT broker, one of them with noisy labels."""
+    options = Options(
+        rounds=rounds,
+        devices=devices,
+        data=data,
+        layout=layout,
+        partition=partition,
+        noise="none" if devices == 1 and noise == "pair:0.4@2" else noise,
+        engine=engine,
+        seed=seed,
+        model=ModelSection(torch=model) if ":" in model else ModelSection(name=model),
+        training=TrainingSection(
+            optimizer=optimizer,
+            learning_rate=lr,
+            momentum=momentum if optimizer == "sgd" else 0.0,
+            batch_size=batch,
+            local_epochs=local_epochs,
+            update_dtype=update_dtype,
+        ),
+        pruning=PruningSection(sparsity=sparsity, residual=residual),
+        contribution=ContributionSection(weighting=weighting),
+    )
+    console = Console(stderr=as_json)
+    plan = make_plan(options, out)
+    names = [name.strip() for name in compare.split(",") if name.strip()]
+    others = {name: comparison_plan(name, options, out) for name in names}
+    _clear(out)
+    if not as_json:
+        _print_settings(console, options, plan)
+    runs = {}
+    for name, (chosen, chosen_plan) in {"": (options, plan), **others}.items():
+        view = View(chosen_plan, name or f"espalier demo → {out}")
+        with Display(console, view, quiet=as_json) as display:
+            runs[name] = run_demo(chosen, chosen_plan, broker, display.show)
+    result = runs.pop("")
+    from aggregator.report import write_report
+
+    page = write_report(out, result, runs)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(result), indent=1))
+        return
+    console.print(summary(result, runs))
+    console.print(f"report: {page}\nresult: {out / 'result.json'}", highlight=False)
+
+
+def _clear(folder: Path) -> None:
+    """Make room for a new run, never deleting anything that is no run of the demo."""
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MARK).is_file()):
+        raise UsageError(f"--out {str(folder)!r} exists and is no earlier demo run; choose another folder.")
+    shutil.rmtree(folder)
+
+
+def _print_settings(console: Console, options: Options, plan: Plan) -> None:
+    """The choices that decide the outcome, before it is seen."""
+    s, t, d = plan.settings, plan.settings.training, plan.dataset
+    size = "x".join(str(n) for n in s.input.shape)
+    console.print(
+        f"data {d.name}: {len(d.x_train)} training, {len(d.x_test)} test samples, {d.class_count} classes, "
+        f"layout {d.layout} -> input {size}\n"
+        f"model {s.model.torch or s.model.name}, sparsity {s.pruning.sparsity} ({s.pruning.layers}), "
+        f"residual {s.pruning.residual}, topology {s.pruning.topology}\n"
+        f"{options.devices} devices, {options.partition}, noise {options.noise}; {t.local_epochs} local epochs, "
+        f"{t.optimizer} {t.learning_rate} momentum {t.momentum}, batch {t.batch_size}, {t.update_dtype} updates\n"
+        f"weighting {s.contribution.weighting}, {options.rounds} rounds, engine {options.engine}, seed {options.seed}",
+        highlight=False,
+    )

@@ -1,0 +1,65 @@
+"""One run of the demo from plan to result: broker, processes, events; and the runs it is compared with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from aggregator.demo.broker import start_broker
+from aggregator.demo.plan import Options, Plan, make_plan, write_plan
+from aggregator.demo.processes import Event, Processes
+from aggregator.results import RunResult
+from aggregator.run_folder import read_result, write_result
+from device_runtime.wire.errors import UsageError
+
+COMPARISONS = ("fedavg", "samples")
+Show = Callable[[Event | None], None]
+
+
+def run_demo(options: Options, plan: Plan, broker_choice: str, show: Show) -> RunResult:
+    """Run the whole federation in processes of its own and return its result, written into the run folder.
+
+    Raises UsageError or ProcessFailedError; whatever happens, nothing is left running.
+    """
+    broker = start_broker(broker_choice, plan.folder / "broker")
+    try:
+        write_plan(options, plan, broker.host, broker.port)
+        with Processes(plan.folder) as processes:
+            processes.start_aggregator()
+            for device in plan.devices:
+                processes.start_device(device.name, Path(device.folder) / "device.toml")
+            for event in processes.follow():
+                show(event)
+    finally:
+        broker.stop()
+    result = _with_noise(read_result(plan.folder), plan)
+    write_result(plan.folder, result)
+    return result
+
+
+def _with_noise(result: RunResult, plan: Plan) -> RunResult:
+    """The result with what only the demo knows: whose labels it spoiled."""
+    devices = [msgspec.structs.replace(d, noisy=d.name in plan.noisy) for d in result.devices]
+    return msgspec.structs.replace(result, devices=devices)
+
+
+def comparison_options(name: str, options: Options) -> Options:
+    """The options of a comparison run at the same seed.
+
+    fedavg: the dense model, weighted by samples (McMahan et al., AISTATS 2017). samples: the same sparse submodels,
+    weighted by samples instead of contribution.
+    """
+    if name not in COMPARISONS:
+        raise UsageError(f"--compare {name!r} is unknown; use {' or '.join(COMPARISONS)}.")
+    samples = msgspec.structs.replace(options.contribution, weighting="samples")
+    changed = msgspec.structs.replace(options, contribution=samples)
+    if name == "fedavg":
+        dense = msgspec.structs.replace(options.pruning, sparsity=0.0, topology="static")
+        changed = msgspec.structs.replace(changed, pruning=dense)
+    return changed
+
+
+def comparison_plan(name: str, options: Options, folder: Path) -> tuple[Options, Plan]:
+    """The options and plan of a comparison run, in a folder of its own inside the main run's."""
+    changed = comparison_options(name, options)
+    return changed, make_plan(changed, folder / "compare" / name)

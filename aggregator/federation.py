@@ -1,0 +1,200 @@
+"""One federation's model from round to round: cut it into assignments, check updates, turn them into the next state.
+
+No MQTT and no clock: the service drives this over a broker, the in-process run of the benchmarks without one.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aggregator.core import contribution, residuals, topology
+from aggregator.core.averaging import Update, aggregate
+from aggregator.core.pruning import keep_counts, magnitude_masks
+from aggregator.evaluation import Evaluator, Score
+from aggregator.settings import Settings
+from aggregator.state import RunState
+from device_runtime.data import Samples, checked, load_npz, prepare
+from device_runtime.store import BlobStore
+from device_runtime.wire.draws import Draws
+from device_runtime.wire.errors import RemoteWireError, UsageError
+from device_runtime.wire.manifest import Manifest
+from device_runtime.wire.messages import Assignment, Offer
+from device_runtime.wire.submodel import decode_kept, encode_kept, encode_supports
+from device_runtime.wire.support import Kept, Support, cut
+from device_runtime.wire.tensors import encode_files
+from export.forward import forward_with, parameterised_forward
+from export.optimizers import choose_optimizer
+from export.parameters import initial_params
+from export.sources import load_model
+from export.training_artifact import write_training_artifact
+
+_TENSOR_BYTES = 1024  # room for a tensor's header, scale and compression frame in an update
+_TTL_DEADLINES = 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundOutcome:
+    """What aggregating one round gave."""
+
+    state: RunState
+    scores: dict[str, float]
+    dense: Score | None
+    sparse: Score | None
+
+
+class Federation:
+    """The model, its artifact and its evaluator; the state is passed in and out."""
+
+    def __init__(self, settings: Settings, folder: Path, *, threads: int = 1) -> None:
+        self.settings = settings
+        self.blobs = BlobStore(folder / "blobs")
+        m, t = settings.model, settings.training
+        self._model = load_model(
+            zoo=m.name, torch=m.torch, onnx_file=m.onnx, input_shape=settings.input.shape, class_count=m.classes,
+            seed=settings.run.seed,
+        )  # fmt: skip
+        self.initial = initial_params(self._model)
+        optimizer = choose_optimizer(t.optimizer, momentum=t.momentum, nesterov=t.nesterov, weight_decay=t.weight_decay)
+        artifact = folder / "artifact"
+        self.manifest: Manifest = write_training_artifact(
+            self._model, artifact, name=m.torch or m.onnx or m.name, input=settings.input, class_count=m.classes,
+            loss=m.loss, optimizer=optimizer,
+        )  # fmt: skip
+        self.graph_sha = self.blobs.put(encode_files({p.name: p.read_bytes() for p in sorted(artifact.iterdir())}))
+        self._roles = {p.name: p.role for p in self.manifest.parameters}
+        self._prunable = {p.name: p.shape for p in self.manifest.parameters if p.prunable}
+        if not self._prunable:
+            raise UsageError(
+                f"model {self.manifest.model!r} has no prunable weight: "
+                "it needs a convolution or a fully connected layer."
+            )
+        self._evaluator = self._make_evaluator(threads)
+
+    def _make_evaluator(self, threads: int) -> Evaluator | None:
+        path = self.settings.run.held_out
+        if not path:
+            return None
+        arrays = load_npz(Path(path))
+        for name in ("x_test", "y_test"):
+            if name not in arrays:
+                raise UsageError(f"held-out file {path!r} has no array {name!r}; it has: {', '.join(arrays)}.")
+        data = checked(arrays["x_test"], arrays["y_test"], path)
+        held_out: Samples = prepare(data, self.settings.input, self.manifest.loss, self.settings.model.classes)
+        return Evaluator(parameterised_forward(self._model), held_out, threads=threads)
+
+    @property
+    def parameter_count(self) -> int:
+        """How many values the dense model has, statistics included."""
+        return sum(int(np.prod(p.shape, dtype=np.int64)) for p in self.manifest.parameters)
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the model has running statistics, which are the sparse model's: the dense one's are not known."""
+        return "statistic" in self._roles.values()
+
+    def start(self) -> RunState:
+        """The state before round 1."""
+        p = self.settings.pruning
+        masks = magnitude_masks(self.initial, keep_counts(self._prunable, p.sparsity, p.layers))
+        return RunState(residuals.start(self.initial, masks, p.residual), contribution.ContributionState())
+
+    def supports(self, state: RunState) -> dict[str, Support]:
+        """Where the submodel of this state sits, for every parameter."""
+        masks = state.model.masks
+        shapes = self.manifest.shapes()
+        return {n: Support.from_mask(masks[n]) if n in masks else Support.everything(s) for n, s in shapes.items()}
+
+    def assign(
+        self, state: RunState, run_id: str, round_index: int, attempt: int, devices: Iterable[str]
+    ) -> tuple[tuple[Assignment, ...], int]:
+        """The round's assignments, their blobs stored, and the most bytes an update of them can have."""
+        supports = self.supports(state)
+        kept = cut({n: state.model.theta[n] for n in supports}, supports)
+        params_sha = self.blobs.put(encode_kept(kept, lambda _: "fp32", lambda n: Draws(0, "unused", n)))
+        support_sha = self.blobs.put(encode_supports(supports))
+        assignments = tuple(
+            Assignment(
+                id=f"{run_id}-{round_index}-{attempt}-{device}",
+                device=device,
+                model_version=round_index,
+                graph_sha=self.graph_sha,
+                params_sha=params_sha,
+                support_shas=(support_sha,),
+                hyper=self.settings.hyper,
+                ttl_s=self.settings.rounds.deadline_s * _TTL_DEADLINES,
+            )
+            for device in devices
+        )
+        bytes_max = sum(4 * s.count + _TENSOR_BYTES for s in supports.values())
+        return assignments, bytes_max
+
+    def check(self, state: RunState, offer: Offer, data: bytes) -> None:
+        """Raise RemoteWireError when an update does not fit the submodel of `state`, or is not finite."""
+        decode_kept(data, self.supports(state))
+        if offer.sample_count < 1:
+            raise RemoteWireError("the update was trained on no samples")
+
+    def close(self, state: RunState, round_index: int, accepted: Mapping[str, Offer]) -> RoundOutcome:
+        """Aggregate the accepted updates, in order of device name, and choose the next masks."""
+        rule = self.settings.contribution_rule
+        supports = self.supports(state)
+        known = self._with_members(rule, state.contribution, accepted)
+
+        def updates() -> Iterator[Update]:
+            for device in sorted(accepted):
+                offer = accepted[device]
+                yield Update(device, self._stored(offer, supports), offer.sample_count)
+
+        averaged = aggregate(
+            state.model.theta, known.weights, updates, self.settings.averaging_rule, self._roles,
+            exclude_self=rule.exclude_self,
+        )  # fmt: skip
+        model = residuals.commit_step(state.model, averaged.theta, averaged.covered)
+        dense, sparse = self._evaluate(model)
+        after = contribution.next_weights(rule, known, averaged.scores)
+        return RoundOutcome(RunState(self._adjust(model, round_index), after), averaged.scores, dense, sparse)
+
+    def _with_members(
+        self,
+        rule: contribution.ContributionRule,
+        known: contribution.ContributionState,
+        accepted: Mapping[str, Offer],
+    ) -> contribution.ContributionState:
+        """The contribution record with every participant of the round in it."""
+        if not known.weights:
+            return contribution.initial_weights({d: accepted[d].sample_count for d in sorted(accepted)}, rule.weighting)
+        for device in sorted(accepted):
+            known = contribution.join(rule, known, device, accepted[device].sample_count)
+        return known
+
+    def _stored(self, offer: Offer, supports: Mapping[str, Support]) -> dict[str, Kept]:
+        data = self.blobs.get(offer.update_sha)
+        if data is None:
+            raise UsageError(
+                f"the accepted update {offer.update_sha[:12]} of {offer.device} is missing from the run folder."
+            )
+        return decode_kept(data, supports)
+
+    def _evaluate(self, model: residuals.ModelState) -> tuple[Score | None, Score | None]:
+        """Dense and sparse; the dense model of a network with running statistics is not scored, for it has none."""
+        if self._evaluator is None:
+            return None, None
+        dense = None if self.has_statistics else self._evaluator.score(model.theta)
+        return dense, self._evaluator.score(residuals.sparse_params(model))
+
+    def _adjust(self, model: residuals.ModelState, round_index: int) -> residuals.ModelState:
+        """Move the mask, set what was grown, apply the residual policy."""
+        p, rule = self.settings.pruning, self.settings.topology_rule
+        seed = self.settings.run.seed
+        masks = topology.next_masks(
+            rule, model.theta, model.masks, p.sparsity, round_index, lambda n: Draws(seed, "regrow", round_index, n)
+        )
+        grown = topology.grown_values(rule, round_index, model.theta, model.masks, masks, self.initial)
+        return residuals.adopt_masks(model, masks, p.residual, grown)
+
+    def forward_model(self, params: Mapping[str, np.ndarray]) -> bytes:
+        """The inference graph with these parameters, as ONNX bytes."""
+        data: bytes = forward_with(self._model, params).SerializeToString(deterministic=True)
+        return data

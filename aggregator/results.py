@@ -1,0 +1,94 @@
+"""The records a run writes: one per round and device, and the result of the whole."""
+
+import msgspec
+
+
+class DeviceRound(msgspec.Struct, frozen=True, kw_only=True):
+    """One device in one round. `weight` is r after the round, `contribution` its ψ; an absent measurement is None."""
+
+    name: str
+    weight: float
+    contribution: float
+    sample_count: int
+    sparsity: float
+    engine: str
+    step_ms_p50: float | None
+    step_ms_p90: float | None
+    step_ms_p99: float | None
+    train_s: float | None
+    download_s: float | None
+    serialise_s: float | None
+    rss_mb: float | None
+    rss_mb_peak: float | None
+    pss_mb: float | None
+    flops_dense: int
+    flops_ideal: int
+    flops_executed: int
+    gflops_per_s: float | None
+    temperature_c: float | None
+    frequency_hz: float | None
+    loss_first: float | None
+    loss_last: float | None
+
+
+class RoundResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One committed round."""
+
+    round_index: int
+    accuracy_dense: float | None
+    accuracy_sparse: float | None
+    loss_sparse: float | None
+    bytes_up: int
+    bytes_down: int
+    wall_s: float
+    devices: list[DeviceRound]
+
+
+class Final(msgspec.Struct, frozen=True, kw_only=True):
+    """The model at the end."""
+
+    accuracy_dense: float | None
+    accuracy_sparse: float | None
+    params_sha: str
+
+
+class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One device over the whole run; `noisy` is known only where the demo made the noise."""
+
+    name: str
+    weight: float
+    contribution: float
+    sparsity: float
+    noisy: bool | None
+    samples: int
+    step_ms_p50: float | None
+    rss_mb_peak: float | None
+    flops_dense: int
+    flops_ideal: int
+    flops_executed: int
+    engine: str
+    rounds: int
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over the run. `bytes_up_dense_fp32` is 4 bytes x parameters x accepted updates."""
+
+    bytes_up: int
+    bytes_down: int
+    bytes_up_dense_fp32: int
+    flops_dense: int
+    flops_ideal: int
+    flops_executed: int
+    wall_s: float
+    updates_accepted: int
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What `result.json` holds."""
+
+    rounds: list[RoundResult]
+    final: Final
+    devices: list[DeviceSummary]
+    totals: Totals
+    settings: dict[str, object]
+    versions: dict[str, str]

@@ -1,0 +1,313 @@
+"""The aggregator's shell: one loop that feeds the round machine with events and carries out its commands."""
+
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from aggregator.core import rounds
+from aggregator.core.rounds import RoundState
+from aggregator.federation import Federation, RoundOutcome
+from aggregator.ledger import Ledger, OpenedRound, Traffic
+from aggregator.results import RoundResult
+from aggregator.run_folder import (
+    device_rounds,
+    new_run_id,
+    remember_settings,
+    run_result,
+    save_model,
+    write_result,
+)
+from aggregator.settings import Settings
+from aggregator.state import RunState, decode_state, encode_state
+from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
+from device_runtime.wire.envelope import decode_message, encode_message
+from device_runtime.wire.errors import RemoteWireError, UsageError
+from device_runtime.wire.messages import Message, Offer, Receipt, RollCall, Verdict
+from device_runtime.wire.topics import all_topic, device_of, down_topic, up_filter
+from device_runtime.wire.transfer import cut_chunk
+
+TICK_S = 0.25
+TRAFFIC_FLUSH_S = 5.0
+log = logging.getLogger("espalier.aggregator")
+
+Report = Callable[[str, dict[str, object]], None]  # kind of event, its fields
+
+
+class Aggregator:
+    """One aggregator process: link, ledger, federation and round machine, put together.
+
+    `report` is told of everything that happens, for a terminal or a parent process to show.
+    """
+
+    def __init__(self, settings: Settings, report: Report) -> None:
+        self._settings = settings
+        self._report = report
+        self._folder = Path(settings.run.folder)
+        self._ledger = Ledger(self._folder / "ledger.sqlite")
+        remember_settings(self._ledger, self._folder, settings)
+        self._run_id = new_run_id(self._ledger)
+        self._federation = Federation(settings, self._folder)
+        self._blobs = self._federation.blobs
+        self._traffic: Traffic = {}
+        self._flush_due = 0.0
+        self._wall_start = time.monotonic()
+        self._finished_at: float | None = None
+        self._run_state, self._state = self._resume()
+        self._inbox = make_inbox()
+        site = settings.link.site
+        self._link = MqttLink(
+            settings.link,
+            client_id=f"{site}-aggregator",
+            subscriptions=[up_filter(site)],
+            inbox=self._inbox,
+        )
+
+    # --- resuming ---------------------------------------------------------------------------------------------
+
+    def _resume(self) -> tuple[RunState, RoundState]:
+        """The state after the last committed round, and the round machine as far as the ledger knows it."""
+        committed = self._ledger.last_committed()
+        members = {h.device: rounds.Member(h, online=False) for h, member, _, _ in self._ledger.devices() if member}
+        state = RoundState(self._settings.round_rules, members=members)
+        if committed is None:
+            run_state = self._federation.start()
+        else:
+            data = self._blobs.get(committed[1])
+            if data is None:
+                raise UsageError(f"the state of round {committed[0]} is missing from {self._folder}; restore it.")
+            run_state = decode_state(data)
+            state = replace(state, round_index=committed[0] + 1)
+            log.info("resuming after round %d", committed[0])
+        if state.round_index > self._settings.rounds.count:
+            return run_state, replace(state, phase="finished")
+        opened = self._ledger.opened_round(state.round_index)
+        return run_state, state if opened is None else self._reopened(state, opened)
+
+    def _reopened(self, state: RoundState, opened: OpenedRound) -> RoundState:
+        """The round that was under way, with what was accepted before the interruption."""
+        tasks = {}
+        for assignment in opened.assignments:
+            status: rounds.TaskStatus = "assigned"
+            if assignment.device in opened.accepted:
+                status = "accepted"
+            elif assignment.id in opened.refused or any(key[0] == assignment.id for key in opened.receipts):
+                status = "rejected"
+            tasks[assignment.device] = rounds.Task(assignment, status, opened.accepted.get(assignment.device))
+        deadline_ns = time.monotonic_ns() + int(self._settings.rounds.deadline_s * rounds.SECOND_NS)
+        return replace(
+            state,
+            phase="open",
+            attempt=opened.attempt,
+            tasks=tasks,
+            update_bytes_max=opened.update_bytes_max,
+            deadline_ns=deadline_ns,
+            receipts=opened.receipts,
+        )
+
+    # --- the loop ---------------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> bool:
+        """Serve until the last round is committed and devices have left, or `stop` is set; True when finished.
+
+        Raises LinkError when no broker answers.
+        """
+        self._link.connect()
+        self._report("started", {"run": self._run_id, "round_index": self._state.round_index})
+        if self._state.phase == "finished":
+            self._finish()
+        try:
+            while not stop.is_set() and not self._may_leave():
+                try:
+                    self._handle(self._inbox.get(timeout=TICK_S))
+                except queue.Empty:
+                    self._step(rounds.Tick())
+                self._flush_traffic()
+            return self._finished_at is not None
+        finally:
+            self._link.flush()
+            self._link.close()
+            self._flush_traffic(force=True)
+            if self._finished_at is not None:
+                self._write_result()  # once more: farewells count as traffic too
+            self._ledger.close()
+
+    def _may_leave(self) -> bool:
+        """After the last round: every member has left, or there was time enough to."""
+        if self._finished_at is None:
+            return False
+        return not self._state.members or time.monotonic() > self._finished_at + self._settings.run.leave_after_s
+
+    def _handle(self, event: object) -> None:
+        match event:
+            case LinkUp():
+                session = secrets.token_hex(8)
+                self._link.publish(all_topic(self._settings.link.site), encode_message(RollCall(session=session)))
+            case LinkDown(reason):
+                log.warning("link lost (%s); reconnecting", reason)
+            case Arrived(topic, payload):
+                self._arrived(topic, payload)
+            case _:
+                raise AssertionError(f"unknown event {event!r}")
+
+    def _arrived(self, topic: str, payload: bytes) -> None:
+        try:
+            device = device_of(topic)
+            self._count(device, up=len(payload))
+            message = decode_message(payload, allow_unsigned=self._settings.link.allow_unsigned)
+        except RemoteWireError as error:
+            log.warning("ignored a message: %s", error)
+            return
+        self._step(rounds.Heard(device, message))
+
+    def _step(self, event: rounds.Event) -> None:
+        self._state, commands = rounds.step(self._state, event, time.monotonic_ns())
+        for command in commands:
+            self._carry_out(command)
+
+    def _carry_out(self, command: rounds.Command) -> None:
+        match command:
+            case rounds.Send(device, message):
+                self._send(device, message)
+            case rounds.Broadcast(message):
+                self._link.publish(all_topic(self._settings.link.site), encode_message(message))
+            case rounds.Serve(device, get):
+                self._serve(device, get.sha, get.indices)
+            case rounds.OpenRound():
+                self._open(command)
+            case rounds.CheckUpdate(offer, data):
+                self._check(offer, data)
+            case rounds.RejectUpdate(offer, reason):
+                self._verdict(offer, "rejected", reason)
+            case rounds.CloseRound(round_index):
+                self._close(round_index)
+            case _:
+                self._book(command)
+
+    def _book(self, command: rounds.Bookkeeping) -> None:
+        match command:
+            case rounds.Enrol(hello):
+                self._ledger.enrol(hello)
+                self._report("device_joined", {"device": hello.device, "sample_count": hello.sample_count})
+            case rounds.Depart(device, reason):
+                self._ledger.depart(device, reason)
+                self._report("device_left", {"device": device, "reason": reason})
+            case rounds.RecordRefusal(refusal):
+                self._ledger.refuse(refusal)
+                self._report("refused", {"device": refusal.device, "reason": refusal.reason})
+            case rounds.Note(text):
+                log.info("%s", text)
+                self._report("note", {"text": text})
+
+    # --- messages ---------------------------------------------------------------------------------------------
+
+    def _send(self, device: str, message: Message) -> None:
+        payload = encode_message(message)
+        self._count(device, down=len(payload))
+        self._link.publish(down_topic(self._settings.link.site, device), payload)
+
+    def _serve(self, device: str, sha: str, indices: tuple[int, ...]) -> None:
+        data = self._blobs.get(sha)
+        for index in indices if data is not None else ():
+            chunk = cut_chunk(data or b"", sha, index)
+            if chunk is not None:
+                self._send(device, chunk)
+
+    def _count(self, device: str, *, up: int = 0, down: int = 0) -> None:
+        before = self._traffic.get(device, (0, 0))
+        self._traffic[device] = (before[0] + up, before[1] + down)
+
+    def _take_traffic(self) -> Traffic:
+        taken, self._traffic = self._traffic, {}
+        return taken
+
+    def _flush_traffic(self, *, force: bool = False) -> None:
+        """Bytes reach the ledger with every update; this is for quiet times."""
+        now = time.monotonic()
+        if self._traffic and (force or now >= self._flush_due):
+            last = min(self._state.round_index, self._settings.rounds.count)
+            self._ledger.add_traffic(last, self._take_traffic())
+            self._flush_due = now + TRAFFIC_FLUSH_S
+
+    # --- rounds -----------------------------------------------------------------------------------------------
+
+    def _open(self, command: rounds.OpenRound) -> None:
+        self._wall_start = time.monotonic()
+        assignments, bytes_max = self._federation.assign(
+            self._run_state, self._run_id, command.round_index, command.attempt, command.devices
+        )
+        self._ledger.open_round(command.round_index, command.attempt, bytes_max, assignments)
+        self._report("round_opened", {"round_index": command.round_index, "devices": list(command.devices)})
+        self._step(rounds.Opened(assignments, bytes_max))
+
+    def _check(self, offer: Offer, data: bytes) -> None:
+        try:
+            self._federation.check(self._run_state, offer, data)
+        except RemoteWireError as error:
+            self._verdict(offer, "rejected", str(error))
+            return
+        self._blobs.put(data)
+        self._verdict(offer, "accepted", "")
+
+    def _verdict(self, offer: Offer, verdict: Verdict, reason: str) -> None:
+        receipt = Receipt(
+            assignment_id=offer.assignment_id, update_sha=offer.update_sha, verdict=verdict, reason=reason[:2000]
+        )
+        self._ledger.record_update(self._state.round_index, offer, receipt, self._take_traffic())
+        p50 = offer.measurement.step_ns_p50.value
+        fields: dict[str, object] = {
+            "device": offer.device,
+            "verdict": verdict,
+            "reason": reason,
+            "bytes": offer.size_bytes,
+        }
+        self._report("update", {**fields, "step_ms_p50": None if p50 is None else p50 / 1e6})
+        self._step(rounds.Checked(offer.device, receipt))
+
+    def _close(self, round_index: int) -> None:
+        accepted = {d: t.offer for d, t in self._state.tasks.items() if t.status == "accepted" and t.offer is not None}
+        outcome = self._federation.close(self._run_state, round_index, accepted)
+        self._commit(round_index, accepted, outcome)
+        self._report("round_closed", {"round_index": round_index})
+        last = round_index >= self._settings.rounds.count
+        self._step(rounds.Closed())
+        if last:
+            self._finish()
+
+    def _commit(self, round_index: int, accepted: dict[str, Offer], outcome: RoundOutcome) -> None:
+        """State to disk, then the ledger's row that makes it count, then what nobody needs any more goes."""
+        before = self._run_state
+        state_sha = self._blobs.put(encode_state(outcome.state))
+        self._ledger.add_traffic(round_index, self._take_traffic())
+        traffic = self._ledger.traffic().get(round_index, {})
+        result = RoundResult(
+            round_index=round_index,
+            accuracy_dense=outcome.dense.accuracy if outcome.dense else None,
+            accuracy_sparse=outcome.sparse.accuracy if outcome.sparse else None,
+            loss_sparse=outcome.sparse.loss if outcome.sparse else None,
+            bytes_up=sum(up for up, _ in traffic.values()),
+            bytes_down=sum(down for _, down in traffic.values()),
+            wall_s=time.monotonic() - self._wall_start,
+            devices=device_rounds(self._federation, before, accepted, outcome),
+        )
+        if round_index >= self._settings.rounds.count:
+            save_model(self._folder, round_index, self._federation, outcome)
+        self._ledger.commit_round(round_index, state_sha, result, {})
+        self._run_state = outcome.state
+        self._blobs.keep_only({self._federation.graph_sha, state_sha})
+        self._report("round", msgspec.to_builtins(result))
+
+    def _finish(self) -> None:
+        """The last round is committed: write what the run leaves, then wait for farewells."""
+        self._finished_at = time.monotonic()
+        self._write_result()
+        self._report("finished", {"folder": str(self._folder)})
+
+    def _write_result(self) -> None:
+        write_result(self._folder, run_result(self._ledger, self._federation, self._run_state, self._settings))

@@ -1,0 +1,115 @@
+"""The command `espalier export`: a model in, the artifact folder that devices train out."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from onnx import ModelProto
+from rich.console import Console
+from rich.table import Table
+
+from device_runtime.wire.errors import UsageError
+from device_runtime.wire.manifest import InputSpec, Loss, Manifest
+from export.optimizers import choose_optimizer
+from export.sources import load_model
+from export.summary import ArtifactSummary, summarise
+from export.training_artifact import write_training_artifact
+from export.zoo import MODELS
+
+app = typer.Typer(help="Turn models into what devices train and what products run.", no_args_is_help=True)
+
+
+@app.callback()
+def main() -> None:
+    """Turn models into what devices train and what products run."""
+
+
+@app.command()
+def training(
+    input_shape: Annotated[str, typer.Option("--input", help="Shape of one sample, e.g. 1,28,28.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the artifact into.")],
+    model: Annotated[str | None, typer.Option("--model", help=f"Zoo model: {', '.join(MODELS)}.")] = None,
+    torch: Annotated[str | None, typer.Option("--torch", help="Your torch model, as package.module:factory.")] = None,
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="Your forward model as an ONNX file.")] = None,
+    classes: Annotated[int, typer.Option("--classes", help="Number of classes (or of outputs, with mse).")] = 10,
+    loss: Annotated[str, typer.Option("--loss", help="cross_entropy or mse.")] = "cross_entropy",
+    optimizer: Annotated[str, typer.Option("--optimizer", help="sgd or adamw.")] = "sgd",
+    momentum: Annotated[float, typer.Option("--momentum", help="Momentum of sgd.")] = 0.0,
+    nesterov: Annotated[bool, typer.Option("--nesterov", help="Nesterov momentum.")] = False,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", help="Weight decay.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of a zoo model's initial values.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Write a training artifact: gradient graphs, nominal checkpoint and manifest."""
+    shape = parse_shape(input_shape)
+    rule = choose_optimizer(optimizer, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+    name, forward = _forward_model(model, torch, onnx, shape, classes, seed)
+    manifest = write_training_artifact(
+        forward,
+        out,
+        name=name,
+        input=InputSpec(shape=shape),
+        class_count=classes,
+        loss=_parse_loss(loss),
+        optimizer=rule,
+    )
+    summary = summarise(manifest)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode())
+    else:
+        _print(out, manifest, summary)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The shape written as comma-separated positive integers.
+
+    >>> parse_shape("1,28,28")
+    (1, 28, 28)
+
+    Raises UsageError for anything else.
+    """
+    parts = text.split(",")
+    if not all(re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", part, re.ASCII) for part in parts):
+        raise UsageError(f"--input {text!r} is no shape: write positive integers with commas, e.g. 1,28,28")
+    return tuple(int(part) for part in parts)
+
+
+def _parse_loss(text: str) -> Loss:
+    if text == "cross_entropy":
+        return "cross_entropy"
+    if text == "mse":
+        return "mse"
+    raise UsageError(f"there is no loss {text!r}: choose cross_entropy or mse")
+
+
+def _forward_model(
+    model: str | None, torch: str | None, onnx: Path | None, shape: tuple[int, ...], classes: int, seed: int
+) -> tuple[str, ModelProto]:
+    """The name and the forward model of whichever source was given."""
+    if sum(source is not None for source in (model, torch, onnx)) != 1:
+        raise UsageError("give exactly one of --model, --torch and --onnx")
+    forward = load_model(
+        zoo=model or "",
+        torch=torch or "",
+        onnx_file=str(onnx or ""),
+        input_shape=shape,
+        class_count=classes,
+        seed=seed,
+    )
+    return model or (torch or "").partition(":")[2] or (onnx or Path()).stem, forward
+
+
+def _print(folder: Path, manifest: Manifest, summary: ArtifactSummary) -> None:
+    table = Table(title=f"{manifest.model} in {folder}", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for file in manifest.files:
+        table.add_row(file.name, f"{file.size_bytes:,} bytes")
+    table.add_section()
+    table.add_row("parameters", f"{summary.parameter_count:,}")
+    table.add_row("prunable", f"{summary.prunable_count:,} ({summary.prunable_share:.2%})")
+    table.add_row("FLOPs per sample, forward", f"{summary.flops_forward:,}")
+    table.add_row("FLOPs per sample, backward", f"{summary.flops_backward:,}")
+    Console().print(table)
