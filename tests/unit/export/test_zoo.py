@@ -104,12 +104,12 @@ def test_same_seed_same_bytes_and_other_seed_other_values(name: str, input_shape
 def test_initial_values_are_uniform_within_the_fan_in_bound() -> None:
     params = initial_params(build_model("lenet5", (1, 28, 28), 10, seed=1))
     for layer, fan_in in (("conv1", 25), ("conv2", 150), ("fc1", 400), ("fc2", 120), ("fc3", 84)):
-        bound = 1 / math.sqrt(fan_in)
-        assert np.abs(params[f"{layer}.bias"]).max() <= bound
+        assert np.abs(params[f"{layer}.bias"]).max() <= 1 / math.sqrt(fan_in)
+        bound = math.sqrt(6 / fan_in)
         weight = params[f"{layer}.weight"]
         assert 0.9 * bound < np.abs(weight).max() <= bound
         assert weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.15)
-    assert params["fc1.weight"].std() == pytest.approx(1 / math.sqrt(3 * 400), rel=0.01)
+    assert params["fc1.weight"].std() == pytest.approx(math.sqrt(2 / 400), rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""The run in words: its title, one sentence for what it reached, and what its comparisons share with it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from aggregator.report_page import ABSENT, is_known, percent, short_percent
+from aggregator.results import DeviceSummary, RunResult
+
+_NAMED_MAX = 3
+
+
+def summary(result: RunResult) -> str:
+    """The run in one sentence; what was not measured is left out."""
+    scale = f"{how_many(len(result.devices), 'device')}, {how_many(len(result.rounds), 'round')}"
+    clauses = [
+        ", ".join(filter(None, (scale, pruned(result)))) + (f": {reached}" if (reached := _reached(result)) else "")
+    ]
+    if result.totals.bytes_up_dense_fp32:
+        ratio = result.totals.bytes_up / result.totals.bytes_up_dense_fp32
+        clauses.append(f"{percent(ratio)} of the bytes of dense fp32 uploads")
+    if noise := _noise(result.devices):
+        clauses.append(noise)
+    return "; ".join(clauses) + "."
+
+
+def how_many(count: int, noun: str) -> str:
+    """A count and its noun in the right number."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def pruned(result: RunResult) -> str:
+    """What share of the prunable weights is gone, a span where devices differ; empty without devices."""
+    shares = sorted({short_percent(d.sparsity) for d in result.devices}, key=lambda s: float(s.removesuffix(" %")))
+    if not shares:
+        return ""
+    if shares == ["0 %"]:
+        return "nothing pruned"
+    span = shares[0] if len(shares) == 1 else f"{shares[0].removesuffix(' %')} to {shares[-1]}"
+    return f"{span} of prunable weights removed"
+
+
+def _reached(result: RunResult) -> str:
+    sparse, dense = result.final.accuracy_sparse, result.final.accuracy_dense
+    if is_known(sparse):
+        return f"sparse model {percent(sparse)} accurate" + (f", dense {percent(dense)}" if is_known(dense) else "")
+    if is_known(dense):
+        return f"dense model {percent(dense)} accurate"
+    loss = result.rounds[-1].loss_sparse if result.rounds else None
+    return f"held-out loss of the sparse model {loss:.4g}" if is_known(loss) else ""
+
+
+def _noise(devices: Sequence[DeviceSummary]) -> str:
+    """Whether the devices known to be noisy ended below all others."""
+    noisy, clean = [d for d in devices if d.noisy], [d for d in devices if not d.noisy]
+    if not noisy or not clean:
+        return ""
+    below = max(d.weight for d in noisy) < min(d.weight for d in clean)
+    if len(noisy) == 1:
+        verb = "has" if below else "does not have"
+        return f"the noisy device {noisy[0].name} {verb} the lowest weight"
+    names = [d.name for d in noisy]
+    which = f" {', '.join(names[:-1])} and {names[-1]}" if len(names) <= _NAMED_MAX else ""
+    who = f"the noisy devices{which}" if which else f"the {len(noisy)} noisy devices"
+    return f"{who} {'have' if below else 'do not all have'} the lowest weights"
+
+
+def title(result: RunResult) -> str:
+    """What the page is called: the run folder and the model."""
+    folder, model = setting(result, "run", "folder"), setting(result, "model", "name")
+    name = Path(folder).name if isinstance(folder, str) else ""
+    return ", ".join(str(part) for part in (name, model) if part) or "Run"
+
+
+def setting(result: RunResult, section: str, key: str) -> object:
+    """One setting, None where the record has none."""
+    inner = result.settings.get(section)
+    return inner.get(key) if isinstance(inner, Mapping) else None
+
+
+def seeds_note(result: RunResult, comparisons: Mapping[str, RunResult]) -> str:
+    """Whether the comparisons drew from the same seed, as far as their settings say."""
+    ours = setting(result, "run", "seed")
+    seeds = {name: setting(run, "run", "seed") for name, run in comparisons.items()}
+    other = [f"{name} (seed {ABSENT if seed is None else seed})" for name, seed in seeds.items() if seed != ours]
+    if ours is None or other:
+        named = f": {', '.join(other)}" if other else ""
+        mine = "unknown" if ours is None else str(ours)
+        return f"Comparisons are runs of their own, not all known to be at this run's seed ({mine}){named}."
+    return f"Comparisons are runs of their own at the same seed ({ours})."

@@ -1,0 +1,1 @@
+"""Fleets without MQTT: the same core, engines and training as over a broker."""

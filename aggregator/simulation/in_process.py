@@ -1,0 +1,66 @@
+"""A federation in one process, one device after the other: for benchmarks over many seeds, and as a test's oracle.
+
+It drives the same `Federation` and the same `Workbench` as aggregator and device do over a broker, so it ends with the
+same bits (tests/e2e/test_demo.py compares them).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aggregator.federation import Federation, RoundOutcome
+from aggregator.settings import Settings
+from aggregator.state import RunState
+from device_runtime.data import LocalData
+from device_runtime.engines import open_engine
+from device_runtime.training import Traffic, Workbench
+from device_runtime.wire.measurement import NO_PHASE
+from device_runtime.wire.messages import Assignment, Offer
+from device_runtime.wire.support import sha256_hex
+
+_NO_TRAFFIC = Traffic(0, 0, NO_PHASE, NO_PHASE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InProcessRun:
+    """The state after the last round, and every round's outcome."""
+
+    state: RunState
+    outcomes: list[RoundOutcome]
+    update_bytes: int
+
+
+def run_in_process(
+    settings: Settings, devices: Mapping[str, LocalData], folder: Path, engine: str = "auto"
+) -> InProcessRun:
+    """Run every round with every device. `folder` takes the blobs and the artifact."""
+    federation = Federation(settings, folder)
+    chosen = open_engine(engine)
+    artifact = folder / "artifact"
+    benches = {n: Workbench(chosen, artifact, d, threads=1, seed=settings.run.seed) for n, d in devices.items()}
+    state, outcomes, update_bytes = federation.start(), [], 0
+    for round_index in range(1, settings.rounds.count + 1):
+        assignments, _ = federation.assign(state, "in-process", round_index, 0, sorted(devices))
+        offers = {a.device: _train(benches[a.device], federation, a) for a in assignments}
+        update_bytes += sum(o.size_bytes for o in offers.values())
+        outcome = federation.close(state, round_index, offers)
+        state = outcome.state
+        outcomes.append(outcome)
+        federation.blobs.keep_only({federation.graph_sha})
+    return InProcessRun(state, outcomes, update_bytes)
+
+
+def _train(bench: Workbench, federation: Federation, assignment: Assignment) -> Offer:
+    params = federation.blobs.get(assignment.params_sha)
+    supports = federation.blobs.get(assignment.support_shas[0])
+    assert params is not None and supports is not None, "assign stores what it names"
+    result = bench.carry_out(assignment, params, supports, _NO_TRAFFIC, lambda *_: None)
+    federation.blobs.put(result.update)
+    return Offer(
+        assignment_id=assignment.id,
+        device=assignment.device,
+        update_sha=sha256_hex(result.update),
+        size_bytes=len(result.update),
+        sample_count=result.sample_count,
+        measurement=result.measurement,
+    )
