@@ -141,11 +141,18 @@ class Ledger:
             db.execute("UPDATE assignments SET refusal = ? WHERE id = ?", (refusal.reason, refusal.assignment_id))
 
     def record_update(self, round_index: int, offer: Offer, receipt: Receipt, traffic: Traffic) -> None:
-        """Journal the verdict on an update, before its receipt is sent. A verdict once given stays."""
+        """Journal the verdict on an update, before its receipt is sent. A verdict once given stays.
+
+        Raises sqlite3.IntegrityError where another update of the assignment was accepted before: it may not count twice.
+        """
         body = msgspec.msgpack.encode(offer)
         row = (offer.assignment_id, offer.device, offer.update_sha, round_index, receipt.verdict, receipt.reason, body)
         with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            db.execute(
+                "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (assignment_id, device, update_sha) DO NOTHING",
+                row,
+            )
             self._add_traffic(db, round_index, traffic)
 
     def commit_round(self, round_index: int, state_sha: str, result: object, traffic: Traffic) -> None:

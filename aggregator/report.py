@@ -20,6 +20,7 @@ from aggregator.report_page import (
     flatten,
     is_known,
     join,
+    milliseconds,
     number,
     page,
     percent,
@@ -100,8 +101,8 @@ def _device_tiles(result: RunResult) -> list[Html]:
     peaks = [d.rss_mb_peak for d in result.devices if is_known(d.rss_mb_peak)]
     found = []
     if steps:
-        note = f"{number(steps[0])} to {number(steps[-1])} ms by device" if len(steps) > 1 else "median"
-        found.append(tile("Training step", f"{number(statistics.median(steps))} ms", note))
+        note = f"{milliseconds(steps[0])} to {milliseconds(steps[-1])} ms by device" if len(steps) > 1 else "median"
+        found.append(tile("Training step", f"{milliseconds(statistics.median(steps))} ms", note))
     if peaks:
         found.append(tile("Peak memory", f"{number(max(peaks), 0)} MB", "RSS of the hungriest device"))
     return found
@@ -234,7 +235,7 @@ def _device_table(result: RunResult, fleet: Fleet) -> Html:
                 number(d.weight, 3),
                 number(d.contribution, 3),
                 short_percent(d.sparsity),
-                number(d.step_ms_p50, 2),
+                milliseconds(d.step_ms_p50),
                 number(d.rss_mb_peak, 0),
                 *(si(count or None, "") for count in (d.flops_dense, d.flops_ideal, d.flops_executed)),
             ]
@@ -307,9 +308,9 @@ def _sources(result: RunResult, comparisons: Mapping[str, RunResult]) -> Html:
     notes = [
         "Measured on the device, and sent with its update: latency of a step (p50, p90, p99) and memory (RSS). What a"
         f" device could not measure is absent ({ABSENT}), never guessed.",
-        "Counted by the aggregator: bytes, as the payloads of all messages in both directions, retries included,"
+        "Counted by the aggregator: bytes, as the payloads of the messages from and to devices, repeats included,"
         " without the framing of MQTT, TLS or TCP; seconds, from the opening of a round to its commit.",
-        "Computed by the aggregator: accuracy and loss, on held-out data that no device has; weights r and"
+        "Computed by the aggregator: accuracy and loss, on the held-out set; weights r and"
         " contributions ψ, from the updates.",
         "Derived, not measured: FLOPs, from the shapes of the model, the kept weights and the samples seen (forward"
         " and backward of convolutions and matrix products, a multiply-add is 2); bytes of dense fp32 uploads, as 4"

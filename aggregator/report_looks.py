@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette without its yellow, which white paper swallows, and Tol's wine.
 BLUE, ORANGE, GREEN, PINK, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
-WINE, DARK, GREY, PALE = "#882255", "#4D4D4D", "#9AA5AB", "#C3CBCF"
+WINE, DARK, GREY, PALE, PALE_SKY = "#882255", "#4D4D4D", "#9AA5AB", "#C3CBCF", "#9CCDEE"
 DEVICE_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, WINE, DARK)
 _MARKERS = "osD^vPX*"
 _NAMED_NOISY_MAX = 4

@@ -34,7 +34,11 @@ def text(value: str) -> Html:
     """A string as markup: escaped, without control characters, unless it is markup already."""
     if isinstance(value, Html):
         return value
-    return Html(html.escape("".join(c if c.isprintable() else " " for c in value)))
+    return Html(_escape(value))
+
+
+def _escape(value: str) -> str:
+    return html.escape("".join(c if c.isprintable() else " " for c in value))
 
 
 def element(tag: str, *children: str, **attributes: str) -> Html:
@@ -43,7 +47,7 @@ def element(tag: str, *children: str, **attributes: str) -> Html:
     >>> element("p", "a < b", class_="note")
     '<p class="note">a &lt; b</p>'
     """
-    named = "".join(f' {k.rstrip("_").replace("_", "-")}="{html.escape(v)}"' for k, v in attributes.items())
+    named = "".join(f' {k.rstrip("_").replace("_", "-")}="{_escape(v)}"' for k, v in attributes.items())
     return Html(f"<{tag}{named}>{''.join(text(c) for c in children)}</{tag}>")
 
 
@@ -65,7 +69,7 @@ def figure(title: str, svg: Html, caption: str, keys: Iterable[Key] = ()) -> Htm
     return element(
         "figure",
         element("h3", title),
-        element("ul", *legend, class_="keys") if legend else "",
+        element("ul", *legend, class_="keys") if legend else element("div"),
         element("div", svg, class_="canvas"),
         element("figcaption", caption),
     )
@@ -162,6 +166,15 @@ def si(value: float | None, unit: str) -> str:
     return f"{scaled:.{digits}f} {prefix}{unit}"
 
 
+def milliseconds(value: float | None) -> str:
+    """A latency with the decimals that tell one step from another.
+
+    >>> milliseconds(0.1012), milliseconds(4.2), milliseconds(12.57)
+    ('0.101', '4.20', '12.6')
+    """
+    return number(value, 1 if not is_known(value) or value >= 9.995 else 2 if value >= 0.9995 else 3)
+
+
 def duration(seconds: float) -> str:
     """A time span in the unit that fits.
 
@@ -205,19 +218,19 @@ h3 { font-size: 15px; margin: 0 0 4px; }
   white-space: nowrap; }
 .tile dd.aside { font-size: 13px; line-height: 1.4; font-weight: 400; color: var(--soft); letter-spacing: 0;
   white-space: normal; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; }
+.pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 16px; }
+.pair > figure { display: grid; grid-template-rows: subgrid; grid-row: span 4; }
 .pair > :only-child { grid-column: 1 / -1; }
-.stack > * + * { margin-top: 16px; }
-figure { margin: 0; padding: 16px 18px 14px; min-width: 0; break-inside: avoid; display: flex;
-  flex-direction: column; }
+.stack > * { margin-top: 16px; } .stack > :first-child { margin-top: 0; }
+figure { margin: 0; padding: 16px 18px 14px; min-width: 0; break-inside: avoid; }
 figure svg { width: 100%; height: auto; display: block; }
 figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif
   !important; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
-.canvas { overflow-x: auto; margin-top: auto; }
+.canvas { overflow-x: auto; }
 figcaption { color: var(--soft); font-size: 13.5px; line-height: 1.45; margin-top: 8px; max-width: 100ch; }
 .keys { list-style: none; margin: 2px 0 6px; padding: 0; display: flex; flex-wrap: wrap; gap: 2px 18px;
-  font-size: 13.5px; }
+  align-content: start; font-size: 13.5px; }
 .keys li { display: flex; align-items: center; gap: 7px; min-width: 0; overflow-wrap: anywhere; }
 .swatch { display: inline-block; width: 24px; flex: none; }
 .swatch.bar, .swatch.outline { width: 13px; height: 13px; border-radius: 2px; }
@@ -239,15 +252,16 @@ details[open] { padding-bottom: 16px; }
 summary { cursor: pointer; font-weight: 600; font-size: 15px; }
 details > .scroll { margin-top: 8px; }
 .settings td { white-space: normal; overflow-wrap: anywhere; }
-.absent { color: var(--soft); margin: 0; overflow-wrap: anywhere; }
+.absent { color: var(--soft); font-size: 14px; margin-bottom: 0; overflow-wrap: anywhere; }
 code { font-size: 13px; }
 footer { color: var(--soft); font-size: 13.5px; margin-top: 40px; border-top: 1px solid var(--line);
   padding-top: 16px; }
 footer ul { margin: 6px 0 0; padding-left: 20px; }
 footer li + li { margin-top: 3px; }
-@media (max-width: 760px) {
+@media screen and (max-width: 760px) {
   main { padding: 22px 14px 40px; }
   .pair { grid-template-columns: minmax(0, 1fr); }
+  .pair > figure + figure { margin-top: 16px; }
   h1 { font-size: 26px; } header .summary { font-size: 16.5px; }
   .wide svg { min-width: 640px; }
 }
@@ -256,7 +270,7 @@ footer li + li { margin-top: 3px; }
   body { background: #fff; font-size: 11pt; }
   main { max-width: none; padding: 0; }
   .scroll { max-height: none; overflow: visible; }
-  .scroll table { font-size: 8.5pt; } th { position: static; } th, td { padding: 3px 5px; }
+  .scroll table { font-size: 8pt; } th { position: static; } th, td { padding: 3px 4px; }
   tr, .tile { break-inside: avoid; } h2 { break-after: avoid; }
 }
 """

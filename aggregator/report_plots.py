@@ -12,8 +12,8 @@ from aggregator.report_looks import (
     GREY,
     ORANGE,
     PALE,
+    PALE_SKY,
     PINK,
-    SKY,
     VERMILION,
     WINE,
     Fleet,
@@ -55,10 +55,10 @@ def history_of(result: RunResult) -> dict[str, list[tuple[int, DeviceRound]]]:
 
 
 def accuracy_plot(result: RunResult, comparisons: Mapping[str, RunResult]) -> Plot | None:
-    """Accuracy on the held-out set by round; None when no round has one."""
+    """Accuracy on the held-out set by round, sparse upon a wide dense line; None when no round has one."""
     lines = [
-        (Key("sparse model", BLUE, width=2.6), _points(result.rounds, lambda r: r.accuracy_sparse)),
-        (Key("dense model", SKY, width=2.2), _points(result.rounds, lambda r: r.accuracy_dense)),
+        (Key("sparse model", BLUE, width=2.0), _points(result.rounds, lambda r: r.accuracy_sparse)),
+        (Key("dense model", PALE_SKY, width=4.5), _points(result.rounds, lambda r: r.accuracy_dense)),
     ]
     for i, (name, run) in enumerate(comparisons.items()):
         sparse = _points(run.rounds, lambda r: r.accuracy_sparse)
@@ -152,6 +152,7 @@ def flops_plot(result: RunResult) -> Plot | None:
             if len(devices) <= HALF_DEVICES_MAX:
                 labels = [f"{h:.3g}" if h else "" for h in heights]
                 axes.bar_label(bars, labels, padding=2, fontsize=10, color="#5c6970")
+        axes.margins(y=0.09)
         _name_slots(axes, devices, WIDE)
         axes.set_title(f"{prefix}FLOP over the run")
 
@@ -266,7 +267,7 @@ def _lines(
             marker = "o" if len(points) <= _MARKED_ROUNDS_MAX else ""
             xs, ys = zip(*points, strict=True)
             line = axes.plot(xs, ys, ls=key.dash, color=key.colour, lw=key.width, marker=marker, zorder=20 - order)[0]
-            line.set_markersize(2 + 1.3 * key.width)
+            line.set_markersize(2 + 1.3 * min(key.width, 3))
             line.set_gid(f"title:{key.label}")
         axes.yaxis.set_major_formatter(lambda v, _: tick(v))
         axes.set_title(unit)
@@ -293,9 +294,8 @@ def _device_lines(
                 continue
             marker = look.marker if look.is_emphasised and len(points) <= _MARKED_ROUNDS_MAX else ""
             xs, ys = zip(*points, strict=True)
-            line = axes.plot(
-                xs, ys, color=look.colour, ls=look.dash, lw=min(look.width, width_max), marker=marker, ms=4
-            )[0]
+            line = axes.plot(xs, ys, color=look.colour, ls=look.dash, marker=marker, ms=4)[0]
+            line.set_linewidth(min(look.width, width_max))
             line.set(zorder=3 if look.is_emphasised else 2, alpha=1 if look.is_emphasised else 0.6)
             line.set_gid(f"title:{look.label}")
         axes.yaxis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("-", "\N{MINUS SIGN}"))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aggregator.report_page import ABSENT, is_known, percent, short_percent
+from aggregator.report_page import ABSENT, is_known, number, percent, short_percent
 from aggregator.results import DeviceSummary, RunResult
 
 _NAMED_MAX = 3
@@ -57,7 +57,9 @@ def _noise(devices: Sequence[DeviceSummary]) -> str:
     below = max(d.weight for d in noisy) < min(d.weight for d in clean)
     if len(noisy) == 1:
         verb = "has" if below else "does not have"
-        return f"the noisy device {noisy[0].name} {verb} the lowest weight"
+        by_samples = noisy[0].samples / max(sum(d.samples for d in devices), 1)
+        both = f"{number(noisy[0].weight, 3)}; by samples alone {number(by_samples, 3)}"
+        return f"the noisy device {noisy[0].name} {verb} the lowest weight ({both})"
     names = [d.name for d in noisy]
     which = f" {', '.join(names[:-1])} and {names[-1]}" if len(names) <= _NAMED_MAX else ""
     who = f"the noisy devices{which}" if which else f"the {len(noisy)} noisy devices"

@@ -50,6 +50,7 @@ class AgentState:
     hello_due_ns: int = 0
     retry_due_ns: int = 0
     expires_ns: int = 0
+    answered: str = ""  # the last assignment that was receipted
     leave_when_released: bool = False
 
 
@@ -215,17 +216,17 @@ def _received(state: AgentState, message: Message, now_ns: int) -> Step:
 def _assigned(state: AgentState, event: Assigned, now_ns: int) -> Step:
     """Start, go on or answer from the spool; a repeated assignment changes nothing."""
     assignment = event.assignment
-    if event.spooled is not None:
-        state = replace(state, phase="offering", assignment=assignment, offer=event.spooled, download=None)
-        return _retry(state, now_ns)
+    if state.phase == "training" or assignment.id == state.answered:
+        # A running training cannot be interrupted half way through a step; its result will be told as late.
+        return state, []
     same = state.assignment is not None and state.assignment.id == assignment.id
-    if same and state.phase in ("fetching", "training", "offering"):
+    if same and state.phase in ("fetching", "offering"):
         return state, []
-    if state.phase == "training":
-        # The running training cannot be interrupted half way through a step; its result will be told as late.
-        return state, []
-    state = replace(state, phase="fetching", assignment=assignment, lacking=event.lacking, download=None, offer=None)
-    return _fetch_next(state, now_ns)
+    expires_ns = now_ns + int(assignment.ttl_s * SECOND_NS)
+    state = replace(state, assignment=assignment, expires_ns=expires_ns, download=None, offer=event.spooled)
+    if event.spooled is not None:
+        return _retry(replace(state, phase="offering"), now_ns)
+    return _fetch_next(replace(state, phase="fetching", lacking=event.lacking), now_ns)
 
 
 def _fetch_next(state: AgentState, now_ns: int) -> Step:
@@ -270,7 +271,7 @@ def _receipt(state: AgentState, receipt: Receipt) -> Step:
     commands: list[Command] = [Unspool(receipt)]
     if state.offer is None or receipt.update_sha != state.offer.update_sha:
         return state, commands
-    return replace(state, phase="waiting", offer=None), commands
+    return replace(state, phase="waiting", offer=None, answered=receipt.assignment_id), commands
 
 
 def _tick(state: AgentState, now_ns: int) -> Step:

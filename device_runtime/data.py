@@ -3,6 +3,7 @@
 import importlib
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec, Loss
 from device_runtime.wire.support import FloatArray
+
+
+# What numpy raises for a file that is not, or no longer, what its name says.
+_UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,26 +61,30 @@ def checked(x: NDArray[Any], y: NDArray[Any], source: str) -> LocalData:
         raise UsageError(f"data {source!r}: x{x.shape} and y{y.shape} need the same number of samples, at least one.")
     if x.dtype.kind not in "uif" or y.dtype.kind not in "uif":
         raise UsageError(f"data {source!r}: x is {x.dtype} and y is {y.dtype}; both must be numbers.")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise UsageError(f"data {source!r}: x has values that are not finite; clean the data first.")
+    for name, array in (("x", x), ("y", y)):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UsageError(f"data {source!r}: {name} has values that are not finite; clean the data first.")
     return LocalData(x, y, source)
 
 
 def load_npz(path: Path) -> dict[str, NDArray[Any]]:
     """All arrays of an .npz file, never unpickling. Raises UsageError naming the file."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise UsageError(f"data file {str(path)!r} holds a single array, not an .npz archive.")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UsageError(f"data file {str(path)!r} does not exist.") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise UsageError(f"data file {str(path)!r} cannot be read: {error}.") from error
 
 
 def _load_npy(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise UsageError(f"data file {str(path)!r} cannot be read: {error}.") from error
     return array
 
@@ -86,8 +95,10 @@ def _call(source: str) -> tuple[Any, Any]:
         sys.path.insert(0, "")  # as `python -m` does: the user's module lies in the current folder
     try:
         function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"data {source!r}: {error}.") from error
+    if not callable(function):
+        raise UsageError(f"data {source!r}: {attribute!r} is not callable.")
     result = function()
     if not isinstance(result, tuple) or len(result) != 2:
         raise UsageError(f"data {source!r} must return a pair (x, y).")
@@ -118,8 +129,9 @@ def prepare(data: LocalData, spec: InputSpec, loss: Loss, class_count: int) -> S
         ) from None
     if loss == "mse":
         return Samples(x, data.y.reshape(len(data.y), -1).astype(np.float32))
-    labels = data.y.reshape(-1).astype(np.int64)
-    if len(labels) != len(x) or labels.min() < 0 or labels.max() >= class_count:
+    given = data.y.reshape(-1)
+    labels = given.astype(np.int64)
+    if len(labels) != len(x) or labels.min() < 0 or labels.max() >= class_count or (labels != given).any():
         raise UsageError(f"data {data.source!r}: labels must be one class number in [0, {class_count}) per sample.")
     return Samples(x, labels)
 

@@ -63,9 +63,9 @@ class BlobStore:
         return data if sha256_hex(data) == sha else None
 
     def put(self, data: bytes) -> str:
-        """Keep a blob durably; returns its SHA-256."""
+        """Keep a blob durably, in place of one that rotted; returns its SHA-256."""
         sha = sha256_hex(data)
-        if not self.has(sha):
+        if self.get(sha) is None:
             write_atomic(self.path(sha), data)
         return sha
 

@@ -98,12 +98,16 @@ class GraphBuilder:
         attributes = {"epsilon": BATCH_NORM_EPSILON, "momentum": BATCH_NORM_MOMENTUM}
         return self._node("BatchNormalization", name, inputs, self._shapes[x], **attributes)
 
-    def linear(self, x: str, name: str, features: int) -> str:
-        """A fully connected layer with bias: weight [features, inputs]."""
+    def linear(self, x: str, name: str, features: int, *, gain: float = 6.0) -> str:
+        """A fully connected layer with bias: weight [features, inputs], drawn from U(±sqrt(gain / inputs))."""
         (fan_in,) = self._shapes[x]
-        weight = self._uniform(f"{name}.weight", (features, fan_in), math.sqrt(6.0 / fan_in))
+        weight = self._uniform(f"{name}.weight", (features, fan_in), math.sqrt(gain / fan_in))
         bias = self._uniform(f"{name}.bias", (features,), math.sqrt(1.0 / fan_in))
         return self._node("Gemm", name, [x, weight, bias], (features,), transB=1)
+
+    def logits(self, x: str, name: str, class_count: int) -> str:
+        """The output layer: fully connected, and small at first, so that training starts from an even guess."""
+        return self.linear(x, name, class_count, gain=1.0)
 
     def flatten(self, x: str, name: str = "flatten") -> str:
         """All axes but the batch as one."""

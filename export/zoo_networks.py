@@ -10,7 +10,7 @@ def mlp(b: GraphBuilder, class_count: int, hidden: Sequence[int] = (128, 64)) ->
     x = b.flatten(b.input)
     for i, features in enumerate(hidden, start=1):
         x = b.relu(b.linear(x, f"fc{i}", features), f"relu{i}")
-    return b.linear(x, f"fc{len(hidden) + 1}", class_count)
+    return b.logits(x, f"fc{len(hidden) + 1}", class_count)
 
 
 def lenet5(b: GraphBuilder, class_count: int) -> str:
@@ -25,7 +25,7 @@ def lenet5(b: GraphBuilder, class_count: int) -> str:
     x = b.flatten(b.max_pool(x, "pool2", 2, stride=2))
     x = b.relu(b.linear(x, "fc1", 120), "relu3")
     x = b.relu(b.linear(x, "fc2", 84), "relu4")
-    return b.linear(x, "fc3", class_count)
+    return b.logits(x, "fc3", class_count)
 
 
 def mnistnet(b: GraphBuilder, class_count: int, double_softmax: bool = False) -> str:
@@ -54,7 +54,7 @@ def _feddst(
     x = b.flatten(x)
     for i, features in enumerate(hidden, start=1):
         x = b.relu(b.linear(x, f"fc{i}", features), f"relu{len(channels) + i}")
-    x = b.linear(x, f"fc{len(hidden) + 1}", class_count)
+    x = b.logits(x, f"fc{len(hidden) + 1}", class_count)
     return b.softmax(x, "softmax") if double_softmax else x
 
 
@@ -66,4 +66,4 @@ def cnn(b: GraphBuilder, class_count: int) -> str:
         if i % 2 == 0:
             x = b.max_pool(x, f"pool{i // 2}", 2, stride=2)
     x = b.relu(b.linear(b.flatten(x), "fc1", 370), "relu5")
-    return b.linear(x, "fc2", class_count)
+    return b.logits(x, "fc2", class_count)

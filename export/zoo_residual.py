@@ -25,7 +25,7 @@ def _resnet(b: GraphBuilder, class_count: int, blocks: int) -> str:
         for block in range(blocks):
             stride = 2 if stage > 1 and block == 0 else 1
             x = _block(b, x, f"layer{stage}.{block}", channels, stride)
-    return b.linear(b.global_average_pool(x, "pool"), "fc", class_count)
+    return b.logits(b.global_average_pool(x, "pool"), "fc", class_count)
 
 
 def _block(b: GraphBuilder, x: str, name: str, channels: int, stride: int) -> str:

@@ -12,4 +12,4 @@ def cnn1d(b: GraphBuilder, class_count: int) -> str:
             x = b.max_pool(x, f"pool{i}", 2, stride=2)
     x = b.global_average_pool(x, "average")
     x = b.relu(b.linear(x, "fc1", 64), "relu4")
-    return b.linear(x, "fc2", class_count)
+    return b.logits(x, "fc2", class_count)

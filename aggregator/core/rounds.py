@@ -240,7 +240,7 @@ def _heard(state: RoundState, device: str, message: Message, now_ns: int) -> Ste
         case Hello() if message.device == device:
             return _hello(state, message, now_ns)
         case Goodbye() if message.device == device:
-            return _advance(*_leave(state, device, message.reason or "said goodbye"), now_ns)
+            return _advance(*_leave(state, message), now_ns)
         case Gone() if message.device == device:
             return _gone(state, message), []
         case Get():
@@ -274,9 +274,9 @@ def _hello(state: RoundState, hello: Hello, now_ns: int) -> Step:
 
 
 def _reassign(state: RoundState, device: str) -> list[Command]:
-    """The device's open assignment once more: it may have restarted, or missed it."""
+    """The device's open assignment once more: it may have missed it, or restarted and forgotten what it offered."""
     task = state.tasks.get(device)
-    return [Send(device, task.assignment)] if task is not None and task.status == "assigned" else []
+    return [Send(device, task.assignment)] if task is not None and task.status in ("assigned", "receiving") else []
 
 
 def _gone(state: RoundState, gone: Gone) -> RoundState:
@@ -287,15 +287,19 @@ def _gone(state: RoundState, gone: Gone) -> RoundState:
     return replace(state, members={**state.members, gone.device: replace(member, online=False)})
 
 
-def _leave(state: RoundState, device: str, reason: str) -> tuple[RoundState, list[Command]]:
-    if device not in state.members:
+def _leave(state: RoundState, goodbye: Goodbye) -> tuple[RoundState, list[Command]]:
+    """A member less, and no answer to wait for; the farewell of an old session is that of a device back already."""
+    device, reason = goodbye.device, goodbye.reason or "said goodbye"
+    member = state.members.get(device)
+    if member is None or member.hello.session != goodbye.session:
         return state, []
-    members = {d: m for d, m in state.members.items() if d != device}
-    tasks = dict(state.tasks)
-    task = tasks.get(device)
-    if task is not None and task.status not in ANSWERED:
-        tasks[device] = replace(task, status="refused", download=None)
-    return replace(state, members=members, tasks=tasks), [Depart(device, reason)]
+    state = replace(state, members={d: m for d, m in state.members.items() if d != device})
+    task = state.tasks.get(device)
+    if task is None or task.status in ANSWERED:
+        return state, [Depart(device, reason)]
+    refusal = Refusal(assignment_id=task.assignment.id, device=device, reason=reason)
+    state = _set_task(state, device, replace(task, status="refused", download=None))
+    return state, [RecordRefusal(refusal), Depart(device, reason)]
 
 
 # --- opening and closing ------------------------------------------------------------------------------------------
@@ -303,11 +307,16 @@ def _leave(state: RoundState, device: str, reason: str) -> tuple[RoundState, lis
 
 def _advance(state: RoundState, commands: list[Command], now_ns: int) -> Step:
     """Open or close a round where its condition has come true."""
-    if state.phase == "gathering" and len(state.members) >= max(1, state.rules.devices_min):
+    if state.phase == "gathering" and len(state.members) >= _members_needed(state):
         return _open(state, commands, tuple(sorted(state.members)))
     if state.phase == "open" and all(t.status in ANSWERED for t in state.tasks.values()):
         return _close_if_quorum(state, commands)
     return state, commands
+
+
+def _members_needed(state: RoundState) -> int:
+    """The first round waits for `devices_min`; a later one for as many as can close it, for members may have gone."""
+    return max(1, state.rules.devices_min if state.round_index == 1 else state.rules.quorum)
 
 
 def _open(state: RoundState, commands: list[Command], devices: tuple[str, ...]) -> Step:
@@ -317,12 +326,11 @@ def _open(state: RoundState, commands: list[Command], devices: tuple[str, ...]) 
 
 def _opened(state: RoundState, event: Opened, now_ns: int) -> Step:
     assert state.phase == "opening", "a round is opened on request only"
-    accepted = {d: t for d, t in state.tasks.items() if t.status == "accepted"}
-    tasks = accepted | {a.device: Task(a) for a in event.assignments}
+    # A further attempt is for those it names; the others go on with what they were assigned.
     state = replace(
         state,
         phase="open",
-        tasks=tasks,
+        tasks={**state.tasks, **{a.device: Task(a) for a in event.assignments}},
         update_bytes_max=event.update_bytes_max,
         deadline_ns=now_ns + int(state.rules.deadline_s * SECOND_NS),
     )
@@ -375,7 +383,7 @@ def _tick(state: RoundState, now_ns: int) -> Step:
             commands += [Send(device, get)] if get else []
     state = replace(state, tasks=tasks)
     if now_ns < state.deadline_ns:
-        return state, commands
+        return _advance(state, commands, now_ns)  # all may have answered before a restart
     return _deadline(state, commands, now_ns)
 
 

@@ -21,6 +21,8 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _ENCODER = msgspec.msgpack.Encoder()
 _ENVELOPE = msgspec.msgpack.Decoder(Envelope)
+# A text that is not UTF-8 is a UnicodeDecodeError to msgspec, deep nesting a RecursionError.
+_MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _PAYLOADS = {name: msgspec.msgpack.Decoder(type_) for name, type_ in MESSAGE_TYPES.items()}
 
 
@@ -33,7 +35,7 @@ def encode_message(message: Message) -> bytes:
     payload = _ENCODER.encode(message)
     try:
         _PAYLOADS[name].decode(payload)
-    except msgspec.MsgspecError as error:
+    except _MALFORMED as error:
         raise LocalWireError(f"a {name} breaks the contract: {error}") from error
     data = _ENCODER.encode(Envelope(limits.PROTOCOL_VERSION, name, payload))
     if len(data) > limits.ENVELOPE_BYTES_MAX:
@@ -51,7 +53,7 @@ def decode_message(data: bytes, *, allow_unsigned: bool) -> Message:
         raise RemoteWireError(f"an envelope of {len(data)} bytes exceeds {limits.ENVELOPE_BYTES_MAX}")
     try:
         envelope = _ENVELOPE.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _MALFORMED as error:
         raise RemoteWireError(f"not an envelope: {error}") from error
     if envelope.protocol != limits.PROTOCOL_VERSION:
         raise RemoteWireError(f"protocol {envelope.protocol} is not the {limits.PROTOCOL_VERSION} spoken here")
@@ -62,6 +64,6 @@ def decode_message(data: bytes, *, allow_unsigned: bool) -> Message:
         raise RemoteWireError(f"unknown message type {envelope.payload_type!r}")
     try:
         message: Message = decoder.decode(envelope.payload)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _MALFORMED as error:
         raise RemoteWireError(f"a malformed {envelope.payload_type}: {error}") from error
     return message

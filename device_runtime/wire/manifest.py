@@ -1,5 +1,6 @@
 """The manifest of a training artifact: files with hashes, parameters, input, hyperparameters and the cost table."""
 
+import math
 from typing import Literal
 
 import msgspec
@@ -7,7 +8,12 @@ import numpy as np
 
 from device_runtime.wire.cost import NodeCost
 from device_runtime.wire.errors import RemoteWireError
-from device_runtime.wire.limits import PARAMETER_NAME_BYTES_MAX, TENSOR_COUNT_MAX, TENSOR_DIMS_MAX
+from device_runtime.wire.limits import (
+    DECODED_BYTES_MAX,
+    PARAMETER_NAME_BYTES_MAX,
+    TENSOR_COUNT_MAX,
+    TENSOR_DIMS_MAX,
+)
 from device_runtime.wire.support import FloatArray
 
 MANIFEST_FILE = "manifest.json"
@@ -73,7 +79,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def apply(self, raw: np.ndarray) -> FloatArray:
         """Raw samples [N, ...] as float32 [N, *shape].
 
-        Raises ValueError when the raw sample cannot have `shape`.
+        Raises ValueError when the raw sample cannot have `shape`, or mean and std have another number of channels.
         """
         x = raw
         if self.axes:
@@ -82,6 +88,8 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             x = x.transpose(0, *(a + 1 for a in self.axes))
         x = x.reshape(len(raw), *self.shape)
         per_channel = (-1,) + (1,) * (len(self.shape) - 1)
+        if {len(self.mean), len(self.std)} - {1, *self.shape[:1]}:
+            raise ValueError(f"mean and std need one value, or one per channel of {self.shape}")
         mean = np.asarray(self.mean, dtype=np.float32).reshape(per_channel)
         std = np.asarray(self.std, dtype=np.float32).reshape(per_channel)
         result: FloatArray = np.ascontiguousarray((x.astype(np.float32) * np.float32(self.scale) - mean) / std)
@@ -132,7 +140,7 @@ def decode_manifest(data: bytes) -> Manifest:
     """
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteWireError(f"the artifact manifest is malformed: {error}") from error
     names = [p.name for p in manifest.parameters]
     if len(set(names)) != len(names) or len(names) > TENSOR_COUNT_MAX:
@@ -142,4 +150,6 @@ def decode_manifest(data: bytes) -> Manifest:
             raise RemoteWireError(f"the artifact manifest has a parameter name of bad length: {parameter.name[:40]!r}")
         if len(parameter.shape) > TENSOR_DIMS_MAX or any(d < 1 for d in parameter.shape):
             raise RemoteWireError(f"parameter {parameter.name!r} has the impossible shape {parameter.shape}")
+    if 4 * sum(math.prod(shape) for shape in manifest.shapes().values()) > DECODED_BYTES_MAX:
+        raise RemoteWireError(f"the artifact manifest describes a model of more than {DECODED_BYTES_MAX} bytes")
     return manifest

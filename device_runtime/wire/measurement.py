@@ -1,5 +1,6 @@
 """What a device measured of one round, each value labelled measured, derived or absent."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -89,5 +90,5 @@ def percentile(values: Sequence[int], share: float) -> int | None:
     if not values:
         return None
     ordered = sorted(values)
-    rank = max(1, -(-int(share * 1000) * len(ordered) // 1000))
+    rank = max(1, math.ceil(share * len(ordered) - 1e-9))  # 0.07 * 100 is a hair more than 7
     return ordered[min(rank, len(ordered)) - 1]

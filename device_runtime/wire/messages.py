@@ -13,14 +13,15 @@ from device_runtime.wire import limits
 from device_runtime.wire.measurement import Measurement
 from device_runtime.wire.submodel import ValueType
 
-Name = Annotated[str, Meta(pattern=rf"^[a-z0-9][a-z0-9-]{{0,{limits.NAME_BYTES_MAX - 1}}}$")]
-Sha = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+# \Z and not $, which would let a final newline pass.
+Name = Annotated[str, Meta(pattern=rf"^[a-z0-9][a-z0-9-]{{0,{limits.NAME_BYTES_MAX - 1}}}\Z")]
+Sha = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Text = Annotated[str, Meta(max_length=limits.TEXT_BYTES_MAX)]
 Count = Annotated[int, Meta(ge=0, le=limits.SAMPLE_COUNT_MAX)]
 Round = Annotated[int, Meta(ge=0, le=limits.ROUND_COUNT_MAX)]
 ChunkIndex = Annotated[int, Meta(ge=0, lt=limits.CHUNK_COUNT_MAX)]
 Engines = Annotated[tuple[Annotated[str, Meta(max_length=63)], ...], Meta(max_length=16)]
-AssignmentId = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,160}$")]
+AssignmentId = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,160}\Z")]
 
 Verdict = Literal["accepted", "rejected", "late"]
 

@@ -56,7 +56,7 @@ def encode_kept(
 def _quantise(values: FloatArray, draws: Draws) -> tuple[Tensor, FloatArray]:
     peak = np.float32(np.abs(values).max(initial=0.0))
     scale = peak / np.float32(_INT8_MAX) if peak > 0 else np.float32(1.0)
-    if scale == 0:  # a subnormal peak underflows; nothing that small can be kept
+    if scale < np.finfo(np.float32).tiny:  # too few bits for a scale; nothing that small can be kept
         scale = np.float32(1.0)
     steps = np.floor(values.astype(np.float64) / float(scale) + draws.uniform(values.size))
     return np.clip(steps, -_INT8_MAX, _INT8_MAX).astype(np.int8), np.array([scale], dtype=np.float32)
@@ -71,7 +71,7 @@ def decode_kept(data: bytes, supports: Mapping[str, Support]) -> dict[str, Kept]
     value_count = sum(s.count for s in supports.values())
     bound = 4 * value_count + _HEADER_BYTES_PER_TENSOR * (2 * len(supports) + 1)
     flat = decode_tensors(data, decoded_bytes_max=bound)
-    known = set(supports) | {n + _SCALE for n in supports}
+    known = set(supports) | {n + _SCALE for n in supports if n in flat and flat[n].dtype == np.int8}
     if surplus := sorted(set(flat) - known):
         raise RemoteWireError(f"unknown tensor {surplus[0][:60]!r}")
     return {name: Kept(_values(name, flat, support.count), support) for name, support in supports.items()}
@@ -88,7 +88,7 @@ def _values(name: str, flat: Mapping[str, Tensor], count: int) -> FloatArray:
     result = values.astype(np.float32)
     if values.dtype == np.int8:
         scale = flat.get(name + _SCALE)
-        if scale is None or scale.shape != (1,) or scale.dtype != np.float32:
+        if scale is None or scale.shape != (1,) or scale.dtype != np.float32 or not scale[0] > 0:
             raise RemoteWireError(f"tensor {name!r} has no valid scale")
         with np.errstate(over="ignore", invalid="ignore"):
             result = result * scale[0]

@@ -39,6 +39,7 @@ def device_of(topic: str) -> str:
     Raises RemoteWireError for any other topic.
     """
     parts = topic.split("/")
-    if len(parts) != 6 or parts[3] != "d" or parts[5] != "up" or not is_name(parts[4]):
+    well_formed = len(parts) == 6 and is_name(parts[2]) and is_name(parts[4])
+    if not well_formed or topic != up_topic(parts[2], parts[4]):
         raise RemoteWireError(f"not a device's topic: {topic[:120]!r}")
     return parts[4]

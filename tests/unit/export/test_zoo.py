@@ -103,9 +103,9 @@ def test_same_seed_same_bytes_and_other_seed_other_values(name: str, input_shape
 
 def test_initial_values_are_uniform_within_the_fan_in_bound() -> None:
     params = initial_params(build_model("lenet5", (1, 28, 28), 10, seed=1))
-    for layer, fan_in in (("conv1", 25), ("conv2", 150), ("fc1", 400), ("fc2", 120), ("fc3", 84)):
+    for layer, fan_in, gain in (("conv1", 25, 6), ("conv2", 150, 6), ("fc1", 400, 6), ("fc2", 120, 6), ("fc3", 84, 1)):
         assert np.abs(params[f"{layer}.bias"]).max() <= 1 / math.sqrt(fan_in)
-        bound = math.sqrt(6 / fan_in)
+        bound = math.sqrt(gain / fan_in)
         weight = params[f"{layer}.weight"]
         assert 0.9 * bound < np.abs(weight).max() <= bound
         assert weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.15)
