@@ -143,7 +143,7 @@ class Ledger:
     def record_update(self, round_index: int, offer: Offer, receipt: Receipt, traffic: Traffic) -> None:
         """Journal the verdict on an update, before its receipt is sent. A verdict once given stays.
 
-        Raises sqlite3.IntegrityError where another update of the assignment was accepted before: it may not count twice.
+        Raises sqlite3.IntegrityError where another update of the assignment was accepted before: one only may count.
         """
         body = msgspec.msgpack.encode(offer)
         row = (offer.assignment_id, offer.device, offer.update_sha, round_index, receipt.verdict, receipt.reason, body)

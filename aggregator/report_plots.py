@@ -260,13 +260,15 @@ def _lines(
     width: int,
     floor: float | None = None,
 ) -> Html:
-    """A plot of lines over rounds, the first on top."""
+    """A plot of lines over rounds, the thinnest on top."""
 
     def paint(axes: "Axes") -> None:
-        for order, (key, points) in enumerate(lines):
+        for key, points in lines:
             marker = "o" if len(points) <= _MARKED_ROUNDS_MAX else ""
             xs, ys = zip(*points, strict=True)
-            line = axes.plot(xs, ys, ls=key.dash, color=key.colour, lw=key.width, marker=marker, zorder=20 - order)[0]
+            line = axes.plot(xs, ys, ls=key.dash, color=key.colour, lw=key.width, marker=marker, zorder=20 - key.width)[
+                0
+            ]
             line.set_markersize(2 + 1.3 * min(key.width, 3))
             line.set_gid(f"title:{key.label}")
         axes.yaxis.set_major_formatter(lambda v, _: tick(v))

@@ -17,7 +17,6 @@ from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec, Loss
 from device_runtime.wire.support import FloatArray
 
-
 # What numpy raises for a file that is not, or no longer, what its name says.
 _UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
@@ -83,9 +82,11 @@ def load_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 def _load_npy(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except _UNREADABLE as error:
         raise UsageError(f"data file {str(path)!r} cannot be read: {error}.") from error
+    if not isinstance(array, np.ndarray):
+        raise UsageError(f"data file {str(path)!r} holds an archive, not a single array.")
     return array
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,9 +38,13 @@ class Child:
 
 @dataclass(slots=True)
 class Processes:
-    """The aggregator and the devices. Use as a context: leaving it leaves nothing running."""
+    """The aggregator and the devices. Use as a context: leaving it leaves nothing running.
+
+    `check` is called wherever the work may be broken off, and raises when it should be.
+    """
 
     folder: Path
+    check: Callable[[], None]
     children: dict[str, Child] = field(default_factory=dict)
     events: "queue.Queue[Event]" = field(default_factory=queue.Queue)
 
@@ -61,6 +65,7 @@ class Processes:
         self._start(name, ["device", "run", "--config", str(settings)], stdout=subprocess.DEVNULL)
 
     def _start(self, name: str, arguments: list[str], stdout: int) -> Child:
+        self.check()
         log = self.folder / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         process = self._launch(arguments, log, stdout)
@@ -94,6 +99,7 @@ class Processes:
         alive.
         """
         while True:
+            self.check()
             try:
                 yield self.events.get(timeout=tick_s)
                 continue

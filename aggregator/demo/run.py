@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from aggregator.demo.broker import start_broker
+from aggregator.demo.interruption import Interruption
 from aggregator.demo.plan import Options, Plan, make_plan, write_plan
 from aggregator.demo.processes import Event, Processes
 from aggregator.results import RunResult
@@ -19,19 +20,20 @@ Show = Callable[[Event | None], None]
 def run_demo(options: Options, plan: Plan, broker_choice: str, show: Show) -> RunResult:
     """Run the whole federation in processes of its own and return its result, written into the run folder.
 
-    Raises UsageError or ProcessFailedError; whatever happens, nothing is left running.
+    Raises UsageError, ProcessFailedError or KeyboardInterrupt; whatever happens, nothing is left running.
     """
-    broker = start_broker(broker_choice, plan.folder / "broker")
-    try:
-        write_plan(options, plan, broker.host, broker.port)
-        with Processes(plan.folder) as processes:
-            processes.start_aggregator()
-            for device in plan.devices:
-                processes.start_device(device.name, Path(device.folder) / "device.toml")
-            for event in processes.follow():
-                show(event)
-    finally:
-        broker.stop()
+    with Interruption() as interruption:
+        broker = start_broker(broker_choice, plan.folder / "broker")
+        try:
+            write_plan(options, plan, broker.host, broker.port)
+            with Processes(plan.folder, interruption.check) as processes:
+                processes.start_aggregator()
+                for device in plan.devices:
+                    processes.start_device(device.name, Path(device.folder) / "device.toml")
+                for event in processes.follow():
+                    show(event)
+        finally:
+            broker.stop()
     result = _with_noise(read_result(plan.folder), plan)
     write_result(plan.folder, result)
     return result

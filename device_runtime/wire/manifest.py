@@ -51,6 +51,8 @@ class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     `where` says who applies the step: "graph" (the official optimizer graph) or "host" (the engine, in numpy).
     sgd: v <- momentum v + (g + weight_decay w); w <- w - lr (v, or g + momentum v with nesterov), torch's rule.
     adamw: decoupled weight decay and bias correction, torch's rule (Loshchilov and Hutter, arXiv 1711.05101).
+    clip_norm: global norm to which gradients are clipped, 0 = never. proximal_mu: FedProx's mu (Li et al., MLSys 2020):
+    the gradient of mu/2 |w - w_received|^2 is added, 0 = never. Both for engine "portable" only.
     """
 
     name: OptimizerName = "sgd"
@@ -61,6 +63,16 @@ class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+    clip_norm: float = 0.0
+    proximal_mu: float = 0.0
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tensor that a portable train step carries from step to step besides the parameters, zero at the start."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "int64"] = "float32"
 
 
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,6 +124,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     opset: int
     ir_version: int
     kernel: Literal["masked-dense", "dense"] = "masked-dense"
+    states: tuple[State, ...] = ()
 
     @property
     def prunable(self) -> tuple[str, ...]:

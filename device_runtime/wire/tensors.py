@@ -60,7 +60,7 @@ def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
             raise LocalWireError(f"tensor {name!r} has dtype {array.dtype}, which does not travel")
         if array.ndim > limits.TENSOR_DIMS_MAX or len(name.encode()) > limits.PARAMETER_NAME_BYTES_MAX:
             raise LocalWireError(f"tensor {name[:40]!r} has too many axes or too long a name")
-    flat: bytes = safetensors.numpy.save({n: _shuffle(np.ascontiguousarray(a)) for n, a in tensors.items()})
+    flat: bytes = safetensors.numpy.save({n: _shuffle(np.asarray(a, order="C")) for n, a in tensors.items()})
     return _PREFIX.pack(MAGIC, FORMAT_VERSION, len(flat)) + zstd.compress(flat, level=3)
 
 
