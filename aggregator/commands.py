@@ -56,3 +56,55 @@ def _print_line(kind: str, fields: dict[str, object]) -> None:
 
 def _share(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "unknown"
+
+
+Folder = Annotated[Path, typer.Argument(help="The run folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def status(folder: Folder, as_json: AsJson = False) -> None:
+    """How far a run is: rounds committed, the round under way, updates by verdict, bytes."""
+    from aggregator.inspection import run_status
+
+    row = run_status(folder)
+    _show([row] if as_json else [{"what": k.replace("_", " "), "value": v} for k, v in row.items()], "run", as_json)
+
+
+@app.command()
+def rounds(folder: Folder, as_json: AsJson = False) -> None:
+    """The committed rounds: accuracies, devices, bytes, seconds."""
+    from aggregator.inspection import round_rows
+
+    _show(round_rows(folder), "rounds", as_json)
+
+
+@app.command()
+def devices(folder: Folder, as_json: AsJson = False) -> None:
+    """Every device the run has seen: membership, samples, contribution, weight, cost (with --json: engines, bytes)."""
+    from aggregator.inspection import device_rows
+
+    rows = device_rows(folder)
+    shown = ("device", "member", "samples", "weight", "contribution", "step_ms_p50", "rss_mb_peak", "bytes_up")
+    _show(rows if as_json else [{name: row[name] for name in shown} for row in rows], "devices", as_json)
+
+
+def _show(rows: list[dict[str, object]], title: str, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in rows[0] if rows else ():
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console().print(table if rows else f"no {title} yet")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else str(value)

@@ -21,9 +21,9 @@ class DeviceRound(msgspec.Struct, frozen=True, kw_only=True):
     rss_mb: float | None
     rss_mb_peak: float | None
     pss_mb: float | None
-    flops_dense: int
-    flops_ideal: int
-    flops_executed: int
+    flops_dense: int | None
+    flops_ideal: int | None
+    flops_executed: int | None
     gflops_per_s: float | None
     temperature_c: float | None
     frequency_hz: float | None

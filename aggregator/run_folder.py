@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 
 import msgspec
 import safetensors.numpy
@@ -104,15 +105,19 @@ def _device_round(offer: Offer, weight: float, score: float, *, sparsity: float)
         rss_mb=_scaled(m.rss_bytes, 1e-6),
         rss_mb_peak=_scaled(m.rss_peak_bytes, 1e-6),
         pss_mb=_scaled(m.pss_bytes, 1e-6),
-        flops_dense=int(m.flops_dense.value or 0),
-        flops_ideal=int(m.flops_ideal.value or 0),
-        flops_executed=int(m.flops_executed.value or 0),
+        flops_dense=_whole(m.flops_dense),
+        flops_ideal=_whole(m.flops_ideal),
+        flops_executed=_whole(m.flops_executed),
         gflops_per_s=_scaled(m.gflops_per_s, 1.0),
         temperature_c=_scaled(m.temperature_c, 1.0),
         frequency_hz=_scaled(m.frequency_hz, 1.0),
         loss_first=_scaled(m.loss_first, 1.0),
         loss_last=_scaled(m.loss_last, 1.0),
     )
+
+
+def _whole(reading: Reading) -> int | None:
+    return None if reading.value is None else int(reading.value)
 
 
 def _scaled(reading: Reading, factor: float) -> float | None:
@@ -149,9 +154,9 @@ def run_result(ledger: Ledger, federation: Federation, state: RunState, settings
             bytes_up=sum(r.bytes_up for r in rounds),
             bytes_down=sum(r.bytes_down for r in rounds),
             bytes_up_dense_fp32=4 * federation.parameter_count * updates,
-            flops_dense=sum(d.flops_dense for d in every),
-            flops_ideal=sum(d.flops_ideal for d in every),
-            flops_executed=sum(d.flops_executed for d in every),
+            flops_dense=sum(d.flops_dense or 0 for d in every),
+            flops_ideal=sum(d.flops_ideal or 0 for d in every),
+            flops_executed=sum(d.flops_executed or 0 for d in every),
             wall_s=sum(r.wall_s for r in rounds),
             updates_accepted=updates,
         ),
@@ -182,9 +187,9 @@ def _summaries(rounds: list[RoundResult]) -> list[DeviceSummary]:
             samples=seen[-1].sample_count,
             step_ms_p50=_median([d.step_ms_p50 for d in seen]),
             rss_mb_peak=max((d.rss_mb_peak for d in seen if d.rss_mb_peak is not None), default=None),
-            flops_dense=sum(d.flops_dense for d in seen),
-            flops_ideal=sum(d.flops_ideal for d in seen),
-            flops_executed=sum(d.flops_executed for d in seen),
+            flops_dense=sum(d.flops_dense or 0 for d in seen),
+            flops_ideal=sum(d.flops_ideal or 0 for d in seen),
+            flops_executed=sum(d.flops_executed or 0 for d in seen),
             engine=seen[-1].engine,
             rounds=len(seen),
         )
@@ -193,8 +198,8 @@ def _summaries(rounds: list[RoundResult]) -> list[DeviceSummary]:
 
 
 def _median(values: list[float | None]) -> float | None:
-    known = sorted(v for v in values if v is not None)
-    return known[len(known) // 2] if known else None
+    known = [v for v in values if v is not None]
+    return median(known) if known else None
 
 
 def write_result(folder: Path, result: RunResult) -> None:

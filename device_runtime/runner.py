@@ -184,20 +184,27 @@ class Device:
         self._link.publish(self._up, encode_message(message))
 
     def _serve(self, get: Get) -> None:
-        offer = self._state.offer
+        """From the spool on disk, not from the agent's memory: the offer may be one of an earlier life."""
+        offer = self._read_spool()
         data = self._blobs.get(get.sha) if offer is not None and offer.update_sha == get.sha else None
         for index in get.indices if data is not None else ():
             chunk = cut_chunk(data or b"", get.sha, index)
             if chunk is not None:
                 self._publish(chunk)
 
-    def _spooled(self, assignment_id: str) -> Offer | None:
-        """The offer left by this assignment, if its update is still whole."""
+    def _read_spool(self) -> Offer | None:
+        """The offer not yet receipted, None when there is none."""
         try:
-            offer = msgspec.json.decode(self._spool.read_bytes(), type=Offer)
+            return msgspec.json.decode(self._spool.read_bytes(), type=Offer)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
-        return offer if offer.assignment_id == assignment_id and self._blobs.get(offer.update_sha) else None
+
+    def _spooled(self, assignment_id: str) -> Offer | None:
+        """The offer left by this assignment, if its update is still whole."""
+        offer = self._read_spool()
+        if offer is None or offer.assignment_id != assignment_id:
+            return None
+        return offer if self._blobs.get(offer.update_sha) else None
 
     def _unspool(self, assignment_id: str) -> None:
         """Forget a receipted update and every blob that the present assignment does not need."""

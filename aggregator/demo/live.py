@@ -77,7 +77,7 @@ class View:
         for device in event["devices"]:
             row = self.rows[device["name"]]
             row.contribution, row.weight, row.sparsity = device["contribution"], device["weight"], device["sparsity"]
-            row.flops_executed += device["flops_executed"]
+            row.flops_executed += device["flops_executed"] or 0
 
     def table(self) -> Table:
         """The devices, one row each."""

@@ -53,7 +53,8 @@ def run_in_process(
 def _train(bench: Workbench, federation: Federation, assignment: Assignment) -> Offer:
     params = federation.blobs.get(assignment.params_sha)
     supports = federation.blobs.get(assignment.support_shas[0])
-    assert params is not None and supports is not None, "assign stores what it names"
+    assert params is not None, "assign stores what it names"
+    assert supports is not None, "assign stores what it names"
     result = bench.carry_out(assignment, params, supports, _NO_TRAFFIC, lambda *_: None)
     federation.blobs.put(result.update)
     return Offer(

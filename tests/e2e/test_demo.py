@@ -25,7 +25,7 @@ from tests.e2e.harness import (
 pytestmark = pytest.mark.e2e
 
 SMALL = Options(rounds=3, devices=3, seed=1)
-SLOW_EPOCHS = 300
+SLOW_EPOCHS = 150
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +150,15 @@ def test_killed_device_is_restarted_and_the_run_ends_with_the_same_bits(tmp_path
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
-def test_interrupted_demo_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
-    demo = _start_slow_demo(tmp_path / "run")
+@pytest.mark.parametrize("moment", ["starting", "training"])
+def test_interrupted_demo_leaves_nothing_running(tmp_path: Path, number: signal.Signals, moment: str) -> None:
+    folder = tmp_path / "run"
+    demo = _start_slow_demo(folder)
     try:
-        wait_until(lambda: len(list((tmp_path / "run" / "logs").glob("device-*.log"))) == 3, 30, "devices")
+        if moment == "starting":
+            wait_until(lambda: list((folder / "logs").glob("device-*.log")), 30, "a device process")
+        else:
+            wait_until(lambda: _trained_once(folder), 40, "round 1")
         demo.send_signal(number)
         _, stderr = demo.communicate(timeout=30)
     finally:

@@ -1,0 +1,92 @@
+"""What can be told of a run from its ledger, while it goes on or after: rows for a table or for JSON."""
+
+from pathlib import Path
+
+import msgspec
+
+from aggregator.ledger import Ledger
+from aggregator.results import RoundResult
+from aggregator.settings import Settings
+from device_runtime.wire.errors import UsageError
+
+Row = dict[str, object]
+
+
+def _open(folder: Path) -> Ledger:
+    return Ledger(folder / "ledger.sqlite", read_only=True)
+
+
+def _results(ledger: Ledger) -> list[RoundResult]:
+    return [msgspec.convert(r, RoundResult) for r in ledger.results()]
+
+
+def run_status(folder: Path) -> Row:
+    """One row about the whole run. Raises UsageError when the folder holds no run."""
+    ledger = _open(folder)
+    stored = ledger.setting("settings")
+    if stored is None:
+        raise UsageError(f"the ledger in {str(folder)!r} holds no run yet.")
+    settings = msgspec.json.decode(stored, type=Settings)
+    results = _results(ledger)
+    committed = len(results)
+    under_way = ledger.opened_round(committed + 1)
+    traffic = [both for per_round in ledger.traffic().values() for both in per_round.values()]
+    counts = ledger.update_counts()
+    return {
+        "run": ledger.setting("run_id"),
+        "rounds_committed": committed,
+        "rounds_in_all": settings.rounds.count,
+        "accepted_in_round_under_way": None if under_way is None else len(under_way.accepted),
+        "assigned_in_round_under_way": None if under_way is None else len(under_way.assignments),
+        "accuracy_dense": results[-1].accuracy_dense if results else None,
+        "accuracy_sparse": results[-1].accuracy_sparse if results else None,
+        "updates_accepted": counts.get("accepted", 0),
+        "updates_rejected": counts.get("rejected", 0),
+        "members": sum(member for _, member, _, _ in ledger.devices()),
+        "bytes_up": sum(up for up, _ in traffic),
+        "bytes_down": sum(down for _, down in traffic),
+    }
+
+
+def round_rows(folder: Path) -> list[Row]:
+    """One row per committed round."""
+    return [
+        {
+            "round_index": r.round_index,
+            "accuracy_dense": r.accuracy_dense,
+            "accuracy_sparse": r.accuracy_sparse,
+            "devices": len(r.devices),
+            "bytes_up": r.bytes_up,
+            "bytes_down": r.bytes_down,
+            "wall_s": r.wall_s,
+        }
+        for r in _results(_open(folder))
+    ]
+
+
+def device_rows(folder: Path) -> list[Row]:
+    """One row per device ever seen; weight and contribution are those of its last round."""
+    ledger = _open(folder)
+    last = {d.name: d for r in _results(ledger) for d in r.devices}
+    traffic = ledger.traffic()
+    rows: list[Row] = []
+    for hello, member, reason, seen in ledger.devices():
+        record = last.get(hello.device)
+        sent = [per_round.get(hello.device, (0, 0)) for per_round in traffic.values()]
+        rows.append(
+            {
+                "device": hello.device,
+                "member": member,
+                "why_not": reason or None,
+                "engines": " ".join(hello.engines),
+                "samples": hello.sample_count,
+                "weight": record.weight if record else None,
+                "contribution": record.contribution if record else None,
+                "step_ms_p50": record.step_ms_p50 if record else None,
+                "rss_mb_peak": record.rss_mb_peak if record else None,
+                "bytes_up": sum(up for up, _ in sent),
+                "bytes_down": sum(down for _, down in sent),
+                "last_hello_utc": seen,
+            }
+        )
+    return rows

@@ -1,0 +1,36 @@
+# Shared by the scripts: makes a virtual environment once and installs this checkout into it. Sourced, not run.
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+  say "$*"
+  exit 1
+}
+
+# find_python: a Python that the project supports, from $PYTHON or the usual names.
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3.11 python3.12 python3 python3.13; do
+    if "$candidate" -c 'import sys; sys.exit(not sys.version_info >= (3, 11))' 2>/dev/null; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+  fail "Python 3.11 or newer is needed and was not found: install it (Debian 12: apt install python3 python3-venv), or set PYTHON."
+}
+
+# make_environment FOLDER PYTHON REQUIREMENT...: create FOLDER if it is missing, install what changed.
+make_environment() {
+  local folder=$1 python=$2 stamp
+  shift 2
+  stamp=$(printf '%s\n' "$@" | cat - pyproject.toml | cksum)
+  if [ -f "$folder/.espalier-installed" ] && [ "$(cat "$folder/.espalier-installed")" = "$stamp" ]; then
+    return
+  fi
+  say "installing into $folder (once) ..."
+  if [ ! -x "$folder/bin/python" ]; then
+    "$python" -m venv "$folder" || fail "$python cannot make virtual environments: install its venv module (Debian: apt install python3-venv)."
+  fi
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2 || fail "the installation into $folder failed; the reason is above."
+  printf '%s\n' "$stamp" > "$folder/.espalier-installed"
+}
