@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,7 @@ class Evaluator:
     """Holds the parameterised forward graph and the held-out samples."""
 
     def __init__(self, forward: bytes, held_out: Samples, *, threads: int) -> None:
-        ort = import_onnxruntime()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(forward, options, providers=["CPUExecutionProvider"])
+        self._session = _session(forward, threads)
         self._held_out = held_out
 
     def score(self, params: Mapping[str, FloatArray]) -> Score:
@@ -46,6 +42,46 @@ class Evaluator:
                 correct += int(np.count_nonzero(output.argmax(axis=1) == target))
         accuracy = correct / len(x) if y.dtype == np.int64 else None
         return Score(accuracy, loss_sum / len(x))
+
+
+class StatisticsEstimator:
+    """Re-estimates the running statistics of a model from given samples, for parameters it was not trained with.
+
+    The dense, restored model has other activations than the sparse one whose statistics the devices gathered.
+    """
+
+    def __init__(self, graph: bytes, x: FloatArray, *, threads: int) -> None:
+        self._session = _session(graph, threads)
+        self._x = x
+
+    def with_statistics(self, params: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        """`params` with every running mean and variance replaced by those of the samples.
+
+        Batches are pooled: mean = E[m], variance = E[v + m^2] - E[m]^2, weighted by batch size.
+        """
+        names = [output.name for output in self._session.get_outputs()]
+        pairs = list(zip(names[0::2], names[1::2], strict=True))  # mean and variance of each normalisation
+        first: dict[str, Any] = dict.fromkeys(names, np.float64(0.0))
+        for start in range(0, len(self._x), BATCH_SIZE):
+            batch = self._x[start : start + BATCH_SIZE]
+            values = dict(zip(names, self._session.run(names, {"input": batch, **params}), strict=True))
+            share = len(batch) / len(self._x)
+            for mean, variance in pairs:
+                m, v = values[mean].astype(np.float64), values[variance].astype(np.float64)
+                first[mean] = first[mean] + share * m
+                first[variance] = first[variance] + share * (v + m**2)
+        for mean, variance in pairs:
+            first[variance] = np.maximum(first[variance] - first[mean] ** 2, 0.0)
+        return {**params, **{n.removesuffix(".batch"): v.astype(np.float32) for n, v in first.items()}}
+
+
+def _session(graph: bytes, threads: int) -> Any:
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _loss_sum(output: FloatArray, target: NDArray[np.int64] | FloatArray) -> float:

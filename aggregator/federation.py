@@ -12,7 +12,7 @@ import numpy as np
 from aggregator.core import contribution, residuals, topology
 from aggregator.core.averaging import Update, aggregate
 from aggregator.core.pruning import keep_counts, magnitude_masks
-from aggregator.evaluation import Evaluator, Score
+from aggregator.evaluation import Evaluator, Score, StatisticsEstimator
 from aggregator.settings import Settings
 from aggregator.state import RunState
 from device_runtime.data import Samples, checked, load_npz, prepare
@@ -24,7 +24,7 @@ from device_runtime.wire.messages import Assignment, Offer
 from device_runtime.wire.submodel import decode_kept, encode_kept, encode_supports
 from device_runtime.wire.support import Kept, Support, cut
 from device_runtime.wire.tensors import encode_files
-from export.forward import forward_with, parameterised_forward
+from export.forward import batch_statistics, forward_with, parameterised_forward
 from export.optimizers import choose_optimizer
 from export.parameters import initial_params
 from export.sources import load_model
@@ -71,6 +71,7 @@ class Federation:
                 "it needs a convolution or a fully connected layer."
             )
         self._evaluator = self._make_evaluator(threads)
+        self._estimator = self._make_estimator(threads)
 
     def _make_evaluator(self, threads: int) -> Evaluator | None:
         path = self.settings.run.held_out
@@ -83,6 +84,17 @@ class Federation:
         data = checked(arrays["x_test"], arrays["y_test"], path)
         held_out: Samples = prepare(data, self.settings.input, self.manifest.loss, self.settings.model.classes)
         return Evaluator(parameterised_forward(self._model), held_out, threads=threads)
+
+    def _make_estimator(self, threads: int) -> StatisticsEstimator | None:
+        path = self.settings.run.calibration
+        if not path or not self.has_statistics:
+            return None
+        arrays = load_npz(Path(path))
+        if "x" not in arrays:
+            raise UsageError(f"calibration file {path!r} has no array 'x'; it has: {', '.join(arrays)}.")
+        x = arrays["x"]
+        samples = prepare(checked(x, np.zeros(len(x), dtype=np.int64), path), self.settings.input, "cross_entropy", 1)
+        return StatisticsEstimator(batch_statistics(self._model), samples.x, threads=threads)
 
     @property
     def parameter_count(self) -> int:
@@ -178,10 +190,14 @@ class Federation:
         return decode_kept(data, supports)
 
     def _evaluate(self, model: residuals.ModelState) -> tuple[Score | None, Score | None]:
-        """Dense and sparse; the dense model of a network with running statistics is not scored, for it has none."""
+        """Dense and sparse; a dense model whose running statistics are the sparse one's is not scored."""
         if self._evaluator is None:
             return None, None
-        dense = None if self.has_statistics else self._evaluator.score(model.theta)
+        dense: Score | None
+        if self._estimator is not None:
+            dense = self._evaluator.score(self._estimator.with_statistics(model.theta))
+        else:
+            dense = None if self.has_statistics else self._evaluator.score(model.theta)
         return dense, self._evaluator.score(residuals.sparse_params(model))
 
     def _adjust(self, model: residuals.ModelState, round_index: int) -> residuals.ModelState:

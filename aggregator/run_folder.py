@@ -31,7 +31,7 @@ from device_runtime.wire.support import sha256_hex
 from device_runtime.wire.version import VERSION
 
 # What may differ when a run is resumed: where it lies and how it is reached, and how long it goes on and waits.
-_MAY_CHANGE = ("run.folder", "run.held_out", "run.leave_after_s", "link", "rounds")
+_MAY_CHANGE = ("run.folder", "run.held_out", "run.calibration", "run.leave_after_s", "link", "rounds")
 _LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-training-cpu", "paho-mqtt", "msgspec")
 
 

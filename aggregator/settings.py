@@ -24,11 +24,16 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class RunSection(Section, frozen=True):
-    """Where the run lives and what it draws from. `held_out`: an .npz with x_test, y_test, evaluated every round."""
+    """Where the run lives and what it draws from.
+
+    held_out: an .npz with x_test, y_test, evaluated every round. calibration: an .npz with x, from which the running
+    statistics of the dense model are re-estimated; without it a model with batch normalisation has no dense accuracy.
+    """
 
     folder: str
     seed: int = 0
     held_out: str = ""
+    calibration: str = ""
     leave_after_s: float = 3.0
 
 

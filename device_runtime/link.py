@@ -20,7 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from device_runtime.wire.errors import LinkError, UsageError
-from device_runtime.wire.limits import INBOX_COUNT_MAX
+from device_runtime.wire.limits import ENVELOPE_BYTES_MAX, INBOX_COUNT_MAX
 from device_runtime.wire.settings import LinkSettings
 
 QOS = 1
@@ -70,6 +70,9 @@ class MqttLink:
         self._inbox = inbox
         self._first_connect = threading.Event()
         self._refusal: str | None = None
+        self._closed_early = False
+        self._closing = False
+        self._last_published: mqtt.MQTTMessageInfo | None = None
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=True, protocol=mqtt.MQTTv311
         )
@@ -97,7 +100,7 @@ class MqttLink:
                 break
             except ssl.SSLError as error:
                 raise LinkError(f"TLS with the broker at {place} fails: {error}. Check ca and certificate.") from error
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
                 if time.monotonic() >= deadline:
                     raise LinkError(
                         f"no broker answers at {place} ({error}); start one, or set host and port in [link]."
@@ -106,24 +109,34 @@ class MqttLink:
         self._client.loop_start()
         if not self._first_connect.wait(max(deadline - time.monotonic(), 1.0)):
             self.close()
-            raise LinkError(f"the broker at {place} accepts the connection but does not answer; is it an MQTT broker?")
+            raise LinkError(f"the broker at {place} {self._silence()}")
         if self._refusal:
             self.close()
             raise LinkError(f"the broker at {place} refuses this client: {self._refusal}.")
 
+    def _silence(self) -> str:
+        """Why there was no answer to our greeting, as far as one can tell."""
+        if not self._closed_early:
+            return "accepts the connection but does not answer; is it an MQTT broker?"
+        if self._settings.ca:
+            return "closes the connection; does it accept the certificate and key in [link]?"
+        return "closes the connection; does it want TLS (ca in [link])?"
+
     def publish(self, topic: str, payload: bytes) -> None:
         """Hand one payload to the network thread. Never blocks; what a broken link loses is asked for again."""
+        assert len(payload) <= ENVELOPE_BYTES_MAX, "an envelope is built within its limit"
         self.bytes_published += len(payload)
-        self._client.publish(topic, payload, qos=QOS, retain=False)
+        self._last_published = self._client.publish(topic, payload, qos=QOS, retain=False)
 
     def flush(self, timeout_s: float = 2.0) -> None:
-        """Wait until what was published has left, up to a limit."""
-        deadline = time.monotonic() + timeout_s
-        while self._client.want_write() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        """Wait until the broker has acknowledged the last payload published, up to a limit."""
+        if self._last_published is not None:
+            with contextlib.suppress(RuntimeError):  # published while the link was down: nothing to wait for
+                self._last_published.wait_for_publish(timeout_s)
 
     def close(self) -> None:
         """Disconnect in good order (no last will) and stop the network thread."""
+        self._closing = True
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -145,6 +158,11 @@ class MqttLink:
             self._put(LinkUp())
 
     def _on_disconnect(self, _c: mqtt.Client, _d: object, _flags: object, reason: ReasonCode, _p: object) -> None:
+        if self._closing:
+            return
+        if not self._first_connect.is_set():
+            self._closed_early = True
+            return
         self._put(LinkDown(str(reason)))
         # paho's own delay doubles without jitter; a fleet must not come back in step.
         time.sleep(random.random() * RECONNECT_S_MIN)

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.support import FloatArray
-from export.modes import evaluation_form
+from export.modes import evaluation_form, training_form
 from export.parameters import parameter_table
 
 
@@ -19,15 +19,42 @@ def parameterised_forward(model: ModelProto) -> bytes:
 
     Raises UsageError as `parameter_table` does.
     """
-    free = evaluation_form(model)
+    data: bytes = _with_free_parameters(evaluation_form(model), model).SerializeToString(deterministic=True)
+    return data
+
+
+def _with_free_parameters(form: ModelProto, model: ModelProto) -> ModelProto:
+    """`form`, a form of `model`, with every parameter a graph input; changed in place."""
     table = parameter_table(model)
     names = {p.name for p in table}
-    kept = [tensor for tensor in free.graph.initializer if tensor.name not in names]
-    kinds = {tensor.name: tensor.data_type for tensor in free.graph.initializer}
-    del free.graph.initializer[:]
-    free.graph.initializer.extend(kept)
-    free.graph.input.extend(helper.make_tensor_value_info(p.name, kinds[p.name], p.shape) for p in table)
-    data: bytes = free.SerializeToString(deterministic=True)
+    kept = [tensor for tensor in form.graph.initializer if tensor.name not in names]
+    kinds = {tensor.name: tensor.data_type for tensor in form.graph.initializer}
+    del form.graph.initializer[:]
+    form.graph.initializer.extend(kept)
+    form.graph.input.extend(helper.make_tensor_value_info(p.name, kinds[p.name], p.shape) for p in table)
+    return form
+
+
+def batch_statistics(model: ModelProto) -> bytes:
+    """A graph like `parameterised_forward`'s that gives, for one batch, every running statistic of the model.
+
+    Batch normalisations normalise by the batch, so a layer sees what it will see once the layers before it have their
+    new statistics. The outputs bear the names of the statistics with the suffix ".batch", mean and (biased) variance of
+    one normalisation after the other.
+    """
+    graph_form = _with_free_parameters(training_form(model), model)
+    graph = graph_form.graph
+    del graph.output[:]
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            # Momentum 0 gives the batch's own statistics instead of a mixture with the old ones.
+            others = [a for a in node.attribute if a.name != "momentum"]
+            del node.attribute[:]
+            node.attribute.extend([*others, helper.make_attribute("momentum", 0.0)])
+            for statistic, position in zip(node.input[3:5], (1, 2), strict=True):
+                node.output[position] = f"{statistic}.batch"
+                graph.output.append(helper.make_tensor_value_info(f"{statistic}.batch", TensorProto.FLOAT, None))
+    data: bytes = graph_form.SerializeToString(deterministic=True)
     return data
 
 

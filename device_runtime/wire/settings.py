@@ -3,9 +3,10 @@
 import difflib
 import re
 import tomllib
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from device_runtime.wire.errors import UsageError
 
@@ -19,8 +20,8 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     accepts messages without a signature, which this version cannot make: it must be true.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 1883
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
     site: str = "site"
     username: str = ""
     password_file: str = ""
@@ -28,8 +29,8 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     certificate: str = ""
     key: str = ""
     allow_unsigned: bool = False
-    connect_timeout_s: float = 30.0
-    keepalive_s: int = 30
+    connect_timeout_s: Annotated[float, Meta(ge=0, le=86400)] = 30.0
+    keepalive_s: Annotated[int, Meta(ge=1, le=65535)] = 30
 
 
 def parse_settings(text: str, type_: type[S], source: str) -> S:

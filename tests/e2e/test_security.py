@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 SMALL = Options(rounds=1, devices=2, noise="none", seed=3)
-PASSWORD = "correct horse"  # noqa: S105  # of a broker that lives for one test
+PASSWORD = "correct horse"  # of a broker that lives for one test
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def password_broker(tmp_path: Path) -> Iterator[Broker]:
 
 
 def _with_certificates(folder: Path, ca: str = "ca", client: str = "client") -> dict[str, object]:
-    link: dict[str, object] = {"ca": str(folder / f"{ca}.crt"), "connect_timeout_s": 5.0}
+    link: dict[str, object] = {"ca": str(folder / f"{ca}.crt"), "connect_timeout_s": 2.0}
     if client:
         link |= {"certificate": str(folder / f"{client}.crt"), "key": str(folder / f"{client}.key")}
     return link

@@ -1,0 +1,89 @@
+"""Files are whole or absent, and a blob is what its name says or not there."""
+
+import os
+
+import pytest
+
+from device_runtime.store import BlobStore, write_atomic
+from device_runtime.wire.errors import UsageError
+from device_runtime.wire.support import sha256_hex
+
+
+@pytest.fixture
+def store(tmp_path):
+    return BlobStore(tmp_path / "blobs")
+
+
+def test_a_write_leaves_the_new_content_and_nothing_else(tmp_path):
+    path = tmp_path / "deep" / "file"
+    write_atomic(path, b"old")
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, monkeypatch, call):
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def fail(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(UsageError, match="cannot write .*file.*No space left"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_content_is_on_disk_before_its_name_is(tmp_path, monkeypatch):
+    calls = []
+    real_fsync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), real_fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), real_replace(a, b))[1])
+    write_atomic(tmp_path / "file", b"x")
+    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder that holds the name
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UsageError, match="cannot write"):
+        write_atomic(tmp_path / "file" / "inside", b"x")
+
+
+def test_a_blob_comes_back_under_its_hash(store):
+    sha = store.put(b"content")
+    assert sha == sha256_hex(b"content")
+    assert store.has(sha)
+    assert store.get(sha) == b"content"
+    assert store.get("0" * 64) is None
+    assert not store.has("0" * 64)
+
+
+@pytest.mark.parametrize("content", [b"", b"other", b"conten"])
+def test_a_blob_that_rotted_is_not_returned_and_can_be_put_again(store, content):
+    sha = store.put(b"content")
+    store.path(sha).write_bytes(content)
+    assert store.get(sha) is None
+    assert store.put(b"content") == sha
+    assert store.get(sha) == b"content"
+
+
+def test_an_empty_blob_is_a_blob(store):
+    assert store.get(store.put(b"")) == b""
+
+
+def test_only_the_named_blobs_are_kept(store):
+    a, b, c = (store.put(text) for text in (b"a", b"b", b"c"))
+    store.keep_only([a, c, "0" * 64])
+    assert [store.get(sha) for sha in (a, b, c)] == [b"a", None, b"c"]
+
+
+def test_leftovers_of_a_write_that_was_cut_short_are_no_blobs_and_go(store):
+    sha = store.put(b"a")
+    leftover = store.path(sha).with_name(f".{sha}.tmp123")
+    leftover.write_bytes(b"half")
+    store.keep_only([sha])
+    assert not leftover.exists()
+    assert store.get(sha) == b"a"
