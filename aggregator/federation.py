@@ -3,12 +3,13 @@
 No MQTT and no clock: the service drives this over a broker, the in-process run of the benchmarks without one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from aggregator.artifacts import WRITERS, Artifacts, Writer
 from aggregator.core import contribution, residuals, topology
 from aggregator.core.averaging import Update, aggregate
 from aggregator.core.pruning import keep_counts, magnitude_masks
@@ -23,12 +24,10 @@ from device_runtime.wire.manifest import Manifest
 from device_runtime.wire.messages import Assignment, Offer
 from device_runtime.wire.submodel import decode_kept, encode_kept, encode_supports
 from device_runtime.wire.support import Kept, Support, cut
-from device_runtime.wire.tensors import encode_files
 from export.forward import batch_statistics, forward_with, parameterised_forward
 from export.optimizers import choose_optimizer
-from export.parameters import initial_params
+from export.parameters import initial_params, parameter_table
 from export.sources import load_model
-from export.training_artifact import write_training_artifact
 
 _TENSOR_BYTES = 1024  # room for a tensor's header, scale and compression frame in an update
 _TTL_DEADLINES = 10
@@ -56,22 +55,39 @@ class Federation:
             seed=settings.run.seed,
         )  # fmt: skip
         self.initial = initial_params(self._model)
-        optimizer = choose_optimizer(t.optimizer, momentum=t.momentum, nesterov=t.nesterov, weight_decay=t.weight_decay)
-        artifact = folder / "artifact"
-        self.manifest: Manifest = write_training_artifact(
-            self._model, artifact, name=m.torch or m.onnx or m.name, input=settings.input, class_count=m.classes,
-            loss=m.loss, optimizer=optimizer,
-        )  # fmt: skip
-        self.graph_sha = self.blobs.put(encode_files({p.name: p.read_bytes() for p in sorted(artifact.iterdir())}))
-        self._roles = {p.name: p.role for p in self.manifest.parameters}
-        self._prunable = {p.name: p.shape for p in self.manifest.parameters if p.prunable}
+        self.parameters = parameter_table(self._model)
+        self._shapes = {p.name: p.shape for p in self.parameters}
+        self._roles = {p.name: p.role for p in self.parameters}
+        self._prunable = {p.name: p.shape for p in self.parameters if p.prunable}
         if not self._prunable:
             raise UsageError(
-                f"model {self.manifest.model!r} has no prunable weight: "
-                "it needs a convolution or a fully connected layer."
+                f"model {self.model_name!r} has no prunable weight: it needs a convolution or a fully connected layer."
             )
+        self._optimizer = choose_optimizer(
+            t.optimizer, momentum=t.momentum, nesterov=t.nesterov, weight_decay=t.weight_decay
+        )
+        self.artifacts = Artifacts(folder / "artifacts", self.blobs, self._write_artifact)
+        self.artifacts.for_engines(list(WRITERS))  # a model that cannot be trained is refused before any device waits
         self._evaluator = self._make_evaluator(threads)
         self._estimator = self._make_estimator(threads)
+
+    @property
+    def model_name(self) -> str:
+        """What the settings call the model."""
+        m = self.settings.model
+        return m.torch or m.onnx or m.name
+
+    def _write_artifact(self, write: Writer, folder: Path) -> Manifest:
+        m = self.settings.model
+        return write(
+            self._model,
+            folder,
+            name=self.model_name,
+            input=self.settings.input,
+            class_count=m.classes,
+            loss=m.loss,
+            optimizer=self._optimizer,
+        )
 
     def _make_evaluator(self, threads: int) -> Evaluator | None:
         path = self.settings.run.held_out
@@ -82,7 +98,7 @@ class Federation:
             if name not in arrays:
                 raise UsageError(f"held-out file {path!r} has no array {name!r}; it has: {', '.join(arrays)}.")
         data = checked(arrays["x_test"], arrays["y_test"], path)
-        held_out: Samples = prepare(data, self.settings.input, self.manifest.loss, self.settings.model.classes)
+        held_out: Samples = prepare(data, self.settings.input, self.settings.model.loss, self.settings.model.classes)
         return Evaluator(parameterised_forward(self._model), held_out, threads=threads)
 
     def _make_estimator(self, threads: int) -> StatisticsEstimator | None:
@@ -99,7 +115,7 @@ class Federation:
     @property
     def parameter_count(self) -> int:
         """How many values the dense model has, statistics included."""
-        return sum(int(np.prod(p.shape, dtype=np.int64)) for p in self.manifest.parameters)
+        return sum(int(np.prod(p.shape, dtype=np.int64)) for p in self.parameters)
 
     @property
     def has_statistics(self) -> bool:
@@ -115,13 +131,19 @@ class Federation:
     def supports(self, state: RunState) -> dict[str, Support]:
         """Where the submodel of this state sits, for every parameter."""
         masks = state.model.masks
-        shapes = self.manifest.shapes()
-        return {n: Support.from_mask(masks[n]) if n in masks else Support.everything(s) for n, s in shapes.items()}
+        return {
+            name: Support.from_mask(masks[name]) if name in masks else Support.everything(shape)
+            for name, shape in self._shapes.items()
+        }
 
     def assign(
-        self, state: RunState, run_id: str, round_index: int, attempt: int, devices: Iterable[str]
+        self, state: RunState, run_id: str, round_index: int, attempt: int, engines: Mapping[str, Sequence[str]]
     ) -> tuple[tuple[Assignment, ...], int]:
-        """The round's assignments, their blobs stored, and the most bytes an update of them can have."""
+        """The round's assignments, their blobs stored, and the most bytes an update of them can have.
+
+        `engines` gives the engines of each device, best first: its artifact is for the first that can be served.
+        Raises EngineError when a device has none.
+        """
         supports = self.supports(state)
         kept = cut({n: state.model.theta[n] for n in supports}, supports)
         params_sha = self.blobs.put(encode_kept(kept, lambda _: "fp32", lambda n: Draws(0, "unused", n)))
@@ -131,13 +153,13 @@ class Federation:
                 id=f"{run_id}-{round_index}-{attempt}-{device}",
                 device=device,
                 model_version=round_index,
-                graph_sha=self.graph_sha,
+                graph_sha=self.artifacts.for_engines(engines[device])[1].graph_sha,
                 params_sha=params_sha,
                 support_shas=(support_sha,),
                 hyper=self.settings.hyper,
                 ttl_s=self.settings.rounds.deadline_s * _TTL_DEADLINES,
             )
-            for device in devices
+            for device in engines
         )
         bytes_max = sum(4 * s.count + _TENSOR_BYTES for s in supports.values())
         return assignments, bytes_max

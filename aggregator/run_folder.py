@@ -1,6 +1,6 @@
 """The run folder, the hand-over between commands: settings, result, and the model as plain files.
 
-RUN/settings.json  result.json  report.html  ledger.sqlite  blobs/  artifact/
+RUN/settings.json  result.json  report.html  ledger.sqlite  blobs/  artifacts/<engine>/
 RUN/models/<round>/forward.onnx  params.safetensors  supports  manifest.json
 """
 
@@ -131,7 +131,7 @@ def save_model(folder: Path, round_index: int, federation: Federation, outcome: 
     write_atomic(target / "params.safetensors", safetensors.numpy.save(dict(model.theta)))
     write_atomic(target / "supports", encode_supports(federation.supports(outcome.state)))
     write_atomic(target / "forward.onnx", federation.forward_model(sparse_params(model)))
-    write_atomic(target / "manifest.json", encode_manifest(federation.manifest))
+    write_atomic(target / "manifest.json", encode_manifest(federation.artifacts.manifest))
 
 
 def run_result(ledger: Ledger, federation: Federation, state: RunState, settings: Settings) -> RunResult:

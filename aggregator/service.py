@@ -28,7 +28,7 @@ from aggregator.settings import Settings
 from aggregator.state import RunState, decode_state, encode_state
 from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
 from device_runtime.wire.envelope import decode_message, encode_message
-from device_runtime.wire.errors import RemoteWireError, UsageError
+from device_runtime.wire.errors import EngineError, RemoteWireError, UsageError
 from device_runtime.wire.messages import Message, Offer, Receipt, RollCall, Verdict
 from device_runtime.wire.topics import all_topic, device_of, down_topic, up_filter
 from device_runtime.wire.transfer import cut_chunk
@@ -240,11 +240,24 @@ class Aggregator:
     def _open(self, command: rounds.OpenRound) -> None:
         self._wall_start = time.monotonic()
         assignments, bytes_max = self._federation.assign(
-            self._run_state, self._run_id, command.round_index, command.attempt, command.devices
+            self._run_state, self._run_id, command.round_index, command.attempt, self._servable(command.devices)
         )
         self._ledger.open_round(command.round_index, command.attempt, bytes_max, assignments)
-        self._report("round_opened", {"round_index": command.round_index, "devices": list(command.devices)})
+        self._report("round_opened", {"round_index": command.round_index, "devices": [a.device for a in assignments]})
         self._step(rounds.Opened(assignments, bytes_max))
+
+    def _servable(self, devices: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+        """The engines of the devices for which an artifact can be made; the others are told of and left out."""
+        servable = {}
+        for device in devices:
+            engines = self._state.members[device].hello.engines
+            try:
+                self._federation.artifacts.for_engines(engines)
+            except EngineError as error:
+                self._report("note", {"text": f"{device} gets no assignment: {error}"})
+                continue
+            servable[device] = engines
+        return servable
 
     def _check(self, offer: Offer, data: bytes) -> None:
         try:
@@ -300,7 +313,7 @@ class Aggregator:
             save_model(self._folder, round_index, self._federation, outcome)
         self._ledger.commit_round(round_index, state_sha, result, {})
         self._run_state = outcome.state
-        self._blobs.keep_only({self._federation.graph_sha, state_sha})
+        self._blobs.keep_only(self._federation.artifacts.shas | {state_sha})
         self._report("round", msgspec.to_builtins(result))
 
     def _finish(self) -> None:

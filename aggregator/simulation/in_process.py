@@ -36,17 +36,20 @@ def run_in_process(
     """Run every round with every device. `folder` takes the blobs and the artifact."""
     federation = Federation(settings, folder)
     chosen = open_engine(engine)
-    artifact = folder / "artifact"
+    federation.artifacts.for_engines([chosen.name])
+    artifact = federation.artifacts.folder(chosen.name)
     benches = {n: Workbench(chosen, artifact, d, threads=1, seed=settings.run.seed) for n, d in devices.items()}
     state, outcomes, update_bytes = federation.start(), [], 0
     for round_index in range(1, settings.rounds.count + 1):
-        assignments, _ = federation.assign(state, "in-process", round_index, 0, sorted(devices))
+        assignments, _ = federation.assign(
+            state, "in-process", round_index, 0, {n: [chosen.name] for n in sorted(devices)}
+        )
         offers = {a.device: _train(benches[a.device], federation, a) for a in assignments}
         update_bytes += sum(o.size_bytes for o in offers.values())
         outcome = federation.close(state, round_index, offers)
         state = outcome.state
         outcomes.append(outcome)
-        federation.blobs.keep_only({federation.graph_sha})
+        federation.blobs.keep_only(federation.artifacts.shas)
     return InProcessRun(state, outcomes, update_bytes)
 
 
