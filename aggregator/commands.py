@@ -26,7 +26,8 @@ def run(
 ) -> None:
     """Run a federation, or go on with it from the last committed round."""
     level = logging.DEBUG if verbose else logging.WARNING if as_json else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("espalier").setLevel(level)  # libraries keep to warnings
     from aggregator.service import Aggregator
     from aggregator.settings import load_settings
     from device_runtime.config import read_settings_file

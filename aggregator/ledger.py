@@ -178,6 +178,10 @@ class Ledger:
 
     # --- reading ----------------------------------------------------------------------------------------------
 
+    def begun(self) -> bool:
+        """Whether a round was ever opened."""
+        return self._db.execute("SELECT 1 FROM rounds LIMIT 1").fetchone() is not None
+
     def last_committed(self) -> tuple[int, str] | None:
         """The last committed round and the blob of its state."""
         row = self._db.execute(

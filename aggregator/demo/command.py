@@ -8,6 +8,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from aggregator.demo.broker import choose_broker
 from aggregator.demo.live import Display, View, summary
 from aggregator.demo.plan import Options, Plan, make_plan
 from aggregator.demo.run import comparison_plan, run_demo
@@ -71,6 +72,7 @@ def demo(
     plan = make_plan(options, out)
     names = [name.strip() for name in compare.split(",") if name.strip()]
     others = {name: comparison_plan(name, options, out) for name in names}
+    choose_broker(broker)  # before anything of an earlier run goes
     _clear(out)
     if not as_json:
         _print_settings(console, options, plan)

@@ -47,10 +47,18 @@ def load_dataset(source: str, layout: str, model: str) -> Dataset:
             raise UsageError(f"data {source!r} has no array {name!r}; it has: {', '.join(arrays)}.")
     for part in ("train", "test"):
         checked(arrays[f"x_{part}"], arrays[f"y_{part}"], f"{source} ({part})")
-    y_train, y_test = arrays["y_train"].reshape(-1), arrays["y_test"].reshape(-1)
-    if y_train.dtype.kind not in "ui" or y_train.min() < 0:
-        raise UsageError(f"data {source!r}: y_train must hold class numbers from 0 on, not {y_train.dtype}.")
-    x = arrays["x_train"]
+        y = arrays[f"y_{part}"]
+        if y.dtype.kind not in "ui" or y.min() < 0 or y.size != len(y):
+            raise UsageError(
+                f"data {source!r}: y_{part} must hold one class number from 0 on per sample; "
+                f"it is {y.dtype} of shape {y.shape}."
+            )
+    x, y_train, y_test = arrays["x_train"], arrays["y_train"].reshape(-1), arrays["y_test"].reshape(-1)
+    if arrays["x_test"].shape[1:] != x.shape[1:]:
+        raise UsageError(
+            f"data {source!r}: x_test has samples of shape {arrays['x_test'].shape[1:]}, x_train of {x.shape[1:]}; "
+            "give both the same shape."
+        )
     chosen = guess_layout(x.shape[1:], model) if layout == "auto" else layout
     return Dataset(
         name=source,

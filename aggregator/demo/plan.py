@@ -20,6 +20,7 @@ from aggregator.settings import (
     check_settings,
 )
 from device_runtime.config import DataSettings, DeviceSettings
+from device_runtime.engines import open_engine
 from device_runtime.store import write_atomic
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import UsageError
@@ -73,7 +74,7 @@ def device_name(number: int) -> str:
 def make_plan(options: Options, folder: Path) -> Plan:
     """Check the options against one another and the data, before anything is written or started.
 
-    Raises UsageError with one sentence for whatever does not fit.
+    Raises UsageError or EngineError with one sentence for whatever does not fit.
     """
     if not 1 <= options.devices <= DEVICE_COUNT_MAX:
         raise UsageError(f"--devices is {options.devices}; give 1 to {DEVICE_COUNT_MAX}.")
@@ -93,6 +94,7 @@ def make_plan(options: Options, folder: Path) -> Plan:
         ),
     )
     check_settings(settings)
+    open_engine(options.engine)  # an engine that is unknown or not installed is refused here
     m = settings.model
     load_model(
         zoo=m.name, torch=m.torch, onnx_file=m.onnx, input_shape=settings.input.shape, class_count=m.classes, seed=0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.support import FloatArray, Kept
 
-ENGINES = ("ort_training",)
+ENGINES = ("ort_training", "portable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,10 @@ class Engine(Protocol):
 
 def available_engines() -> tuple[str, ...]:
     """The engines that can run in this environment, best first, without importing them."""
-    from device_runtime.engines.onnxruntime_import import has_training
+    from device_runtime.engines.onnxruntime_import import has_runtime, has_training
 
-    return ("ort_training",) if has_training() else ()
+    training = ("ort_training",) if has_training() else ()
+    return (*training, "portable") if has_runtime() else ()
 
 
 def open_engine(name: str) -> Engine:
@@ -63,14 +64,23 @@ def open_engine(name: str) -> Engine:
     Raises EngineError when it is unknown or not installed, saying what to install.
     """
     available = available_engines()
-    chosen = (available[0] if available else "ort_training") if name == "auto" else name
-    if chosen not in ENGINES:
+    chosen = available[0] if name == "auto" and available else name
+    if chosen not in (*ENGINES, "auto"):
         raise EngineError(f"there is no engine {chosen!r}; engines are: auto, {', '.join(ENGINES)}.")
     if chosen not in available:
         raise EngineError(
-            f"engine {chosen!r} cannot run here: the onnxruntime-training-cpu wheel is not installed in this "
-            "environment (it exists for Linux x86-64 with Python 3.11 or 3.12)."
+            f"engine {chosen!r} cannot run here: it needs "
+            + (
+                "onnxruntime-training-cpu (Linux x86-64, Python 3.11 or 3.12)"
+                if chosen == "ort_training"
+                else "onnxruntime"
+            )
+            + ", which is not installed in this environment."
         )
+    if chosen == "portable":
+        from device_runtime.engines.portable import PortableEngine
+
+        return PortableEngine()
     from device_runtime.engines.ort_training import OrtTrainingEngine
 
     return OrtTrainingEngine()

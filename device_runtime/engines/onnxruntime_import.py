@@ -46,6 +46,11 @@ def refuse_two_wheels() -> None:
         )
 
 
+def has_runtime() -> bool:
+    """Whether any onnxruntime is installed here."""
+    return _installed("onnxruntime") or has_training()
+
+
 def has_training() -> bool:
     """Whether the training wheel is installed here."""
     return _installed("onnxruntime-training-cpu")

@@ -33,8 +33,8 @@ def _one_sentence(ended: subprocess.CompletedProcess[str]) -> str:
 def _data(path: Path, **changed: np.ndarray) -> Path:
     draws = np.random.default_rng(0)
     arrays = {
-        "x_train": draws.integers(0, 255, (300, 8, 8), dtype=np.uint8),
-        "y_train": np.arange(300) % 10,
+        "x_train": draws.integers(0, 255, (400, 8, 8), dtype=np.uint8),
+        "y_train": np.arange(400) % 10,
         "x_test": draws.integers(0, 255, (50, 8, 8), dtype=np.uint8),
         "y_test": np.arange(50) % 10,
     }
@@ -42,9 +42,11 @@ def _data(path: Path, **changed: np.ndarray) -> Path:
     return path
 
 
+_FIVE_AXES = {"x_train": np.zeros((400, 2, 2, 2, 2), np.uint8), "x_test": np.zeros((50, 2, 2, 2, 2), np.uint8)}
+
 DEMO_CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "x and y of different lengths": (
-        lambda tmp: ["--data", str(_data(tmp / "d.npz", y_train=np.arange(299) % 10))], "same number of samples",
+        lambda tmp: ["--data", str(_data(tmp / "d.npz", y_train=np.arange(399) % 10))], "same number of samples",
     ),
     "test samples of another shape": (
         lambda tmp: ["--data", str(_data(tmp / "d.npz", x_test=np.zeros((50, 9, 9), np.uint8)))], "(9, 9)",
@@ -53,10 +55,10 @@ DEMO_CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         lambda tmp: ["--data", str(_data(tmp / "d.npz", y_test=np.linspace(0, 1, 50)))], "y_test",
     ),
     "samples of five axes": (
-        lambda tmp: ["--data", str(_data(tmp / "d.npz", x_train=np.zeros((300, 2, 2, 2, 2), np.uint8)))], "4 axes",
+        lambda tmp: ["--data", str(_data(tmp / "d.npz", x_train=np.zeros((400, 2, 2, 2, 2), np.uint8)))], "4 axes",
     ),
     "values that are not finite": (
-        lambda tmp: ["--data", str(_data(tmp / "d.npz", x_train=np.full((300, 8, 8), np.nan)))], "not finite",
+        lambda tmp: ["--data", str(_data(tmp / "d.npz", x_train=np.full((400, 8, 8), np.nan)))], "not finite",
     ),
     "missing file": (lambda tmp: ["--data", str(tmp / "nothing.npz")], "does not exist"),
     "file that is no archive": (
@@ -127,7 +129,6 @@ AGGREGATOR_CASES = {
     "fewer classes than labels": ("classes = 10", "classes = 9", "[0, 9)"),
     "ca that is not there": ('ca = ""', 'ca = "/nowhere/ca.crt"', "/nowhere/ca.crt"),
     "port that cannot be": ("port = ", "port = 7777777 #", "[link.port]"),
-    "broker that does not answer": ("port = ", "port = 1 #", "no broker answers at 127.0.0.1:1"),
 }
 
 
@@ -138,6 +139,17 @@ def test_aggregator_says_what_is_wrong(tmp_path: Path, old: str, new: str, words
         config = _replaced(run.folder / "aggregator.toml", old, new)
         assert words in _one_sentence(espalier("aggregator", "run", "--config", config))
         assert sorted(p.name for p in run.folder.iterdir()) == before
+
+
+def test_run_that_never_reached_its_broker_may_be_begun_with_other_settings(tmp_path: Path, broker: Broker) -> None:
+    with fleet(SMALL, tmp_path / "run", broker.port, link={"connect_timeout_s": 0.5}) as run:
+        config = _replaced(run.folder / "aggregator.toml", f"port = {broker.port}", "port = 1")
+        assert "no broker answers at 127.0.0.1:1" in _one_sentence(espalier("aggregator", "run", "--config", config))
+        _replaced(_replaced(config, "port = 1", f"port = {broker.port}"), "seed = 3", "seed = 4")
+        run.start_all()
+        run.finish()
+        config = _replaced(config, "seed = 4", "seed = 5")
+        assert "was begun with run.seed = 4, not 5" in _one_sentence(espalier("aggregator", "run", "--config", config))
 
 
 def test_model_without_a_prunable_weight_is_refused(tmp_path: Path) -> None:

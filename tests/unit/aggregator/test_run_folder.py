@@ -1,7 +1,5 @@
 """A run is resumed with the settings it was begun with, or not at all."""
 
-import json
-
 import msgspec
 import pytest
 
@@ -52,7 +50,7 @@ def test_how_long_and_over_what_a_run_goes_on_may_change(ledger, tmp_path, chang
     remember_settings(ledger, tmp_path, SETTINGS)
     remember_settings(ledger, tmp_path, changed)
     assert msgspec.json.decode(ledger.setting("settings"), type=Settings) == changed
-    assert json.loads((tmp_path / "settings.json").read_text()) == msgspec.to_builtins(changed)
+    assert msgspec.json.decode((tmp_path / "settings.json").read_bytes(), type=Settings) == changed
 
 
 @pytest.mark.parametrize(

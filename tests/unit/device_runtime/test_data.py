@@ -130,8 +130,8 @@ def test_a_missing_file_or_array_is_named(tmp_path):
     np.savez(tmp_path / "d.npz", x=X, label=Y)
     with pytest.raises(UsageError, match="no array 'y'; it has: x, label"):
         load_local_data(str(tmp_path / "d.npz"))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no array 'x'; it has: nothing"):
-        (tmp_path / "empty").mkdir()
         load_local_data(str(tmp_path / "empty"))
 
 

@@ -31,7 +31,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises(UsageError, match="cannot write .*file.*No space left"):
+    with pytest.raises(UsageError, match=r"cannot write .*file.*No space left"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]

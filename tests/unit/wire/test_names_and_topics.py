@@ -16,7 +16,7 @@ def test_a_name_is_accepted(name):
 @pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a.b", "a/b", "a+b", "#", " a", "a ", "a\n", "ä", "a" * 64])
 def test_what_is_no_name_is_refused_with_the_grammar(name):
     assert not is_name(name)
-    with pytest.raises(UsageError, match="my device .* is not a valid name: use 1 to 63 of a-z, 0-9 and '-'"):
+    with pytest.raises(UsageError, match=r"my device .* is not a valid name: use 1 to 63 of a-z, 0-9 and '-'"):
         check_name(name, "my device")
 
 

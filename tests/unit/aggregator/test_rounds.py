@@ -1,0 +1,458 @@
+"""The round machine's transitions, and what holds for every conversation (`tests/transcripts` has whole ones)."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aggregator.core import rounds
+from aggregator.core.rounds import (
+    SECOND_NS,
+    SILENCE_NS,
+    Broadcast,
+    Checked,
+    CheckUpdate,
+    Closed,
+    CloseRound,
+    Depart,
+    Enrol,
+    Heard,
+    Note,
+    Opened,
+    OpenRound,
+    RecordRefusal,
+    RejectUpdate,
+    RoundRules,
+    RoundState,
+    Send,
+    Serve,
+    Tick,
+    step,
+)
+from device_runtime.wire.messages import (
+    Assignment,
+    Get,
+    Gone,
+    Goodbye,
+    Offer,
+    Receipt,
+    Refusal,
+    Release,
+    RollCall,
+    Welcome,
+)
+from device_runtime.wire.support import sha256_hex
+from device_runtime.wire.transfer import cut_chunk
+from tests import fakes
+from tests.golden.values import MESSAGES
+
+UPDATE = b"update"
+RULES = RoundRules(round_count=3, devices_min=2, quorum=2, deadline_s=60.0)
+
+
+class Shell:
+    """Carries out commands as service.py does, and keeps what it was told to."""
+
+    def __init__(self, rules: RoundRules = RULES) -> None:
+        self.state = RoundState(rules)
+        self.now_ns = 0
+        self.commands: list[rounds.Command] = []
+        self.assignments: dict[str, Assignment] = {}
+        self.verdicts: dict[tuple[str, str], str] = {}
+        self.closed: list[dict[str, str]] = []
+
+    def happens(self, event: rounds.Event) -> list[rounds.Command]:
+        """Everything commanded because of one event."""
+        start = len(self.commands)
+        self._step(event)
+        return self.commands[start:]
+
+    def _step(self, event: rounds.Event) -> None:
+        self.state, commands = step(self.state, event, self.now_ns)
+        for command in commands:
+            self.commands.append(command)
+            self._carry_out(command)
+
+    def _carry_out(self, command: rounds.Command) -> None:
+        match command:
+            case OpenRound(index, attempt, devices):
+                made = tuple(fakes.assignment(device, index, attempt) for device in devices)
+                self.assignments |= {a.device: a for a in made}
+                self._step(Opened(made, 100))
+            case CheckUpdate(offer, data):
+                assert sha256_hex(data) == offer.update_sha
+                self._judge(offer, "accepted" if data.startswith(UPDATE) else "rejected")
+            case RejectUpdate(offer):
+                self._judge(offer, "rejected")
+            case CloseRound():
+                tasks = self.state.tasks
+                accepted = {d: t.offer.assignment_id for d, t in tasks.items() if t.status == "accepted" and t.offer}
+                self.closed.append(accepted)
+                self._step(Closed())
+
+    def _judge(self, offer: Offer, verdict) -> None:
+        key = (offer.assignment_id, offer.update_sha)
+        assert key not in self.verdicts, "an update is judged once"
+        self.verdicts[key] = verdict
+        receipt = Receipt(assignment_id=key[0], update_sha=key[1], verdict=verdict)
+        self._step(Checked(offer.device, receipt))
+
+    # --- shorthand --------------------------------------------------------------------------------------------
+
+    def hello(self, device: str, session: str = "s1") -> list[rounds.Command]:
+        return self.happens(Heard(device, fakes.hello(device, session)))
+
+    def offer(self, device: str, data: bytes = UPDATE) -> list[rounds.Command]:
+        return self.happens(Heard(device, fakes.offer(self.assignments[device], data)))
+
+    def update(self, device: str, data: bytes = UPDATE) -> list[rounds.Command]:
+        commands = self.offer(device, data)
+        return commands + self.happens(Heard(device, cut_chunk(data, sha256_hex(data), 0)))
+
+    def refuse(self, device: str) -> list[rounds.Command]:
+        refusal = Refusal(assignment_id=self.assignments[device].id, device=device, reason="no")
+        return self.happens(Heard(device, refusal))
+
+    def wait(self, seconds: float) -> list[rounds.Command]:
+        self.now_ns += int(seconds * SECOND_NS)
+        return self.happens(Tick())
+
+    def status(self) -> dict[str, str]:
+        return {device: task.status for device, task in self.state.tasks.items()}
+
+
+@pytest.fixture
+def shell() -> Shell:
+    """Round 1 open with devices a and b."""
+    made = Shell()
+    made.hello("b")
+    made.hello("a")
+    return made
+
+
+def sent(commands: list[rounds.Command], kind: type) -> list[str]:
+    """To whom a kind of message was sent."""
+    return [c.device for c in commands if isinstance(c, Send) and isinstance(c.message, kind)]
+
+
+# --- membership ----------------------------------------------------------------------------------------------------
+
+
+def test_the_first_round_waits_for_devices_min_and_opens_in_order_of_name():
+    shell = Shell()
+    assert not any(isinstance(c, OpenRound) for c in shell.hello("b") + shell.wait(1000))
+    commands = shell.hello("a")
+    assert [c for c in commands if isinstance(c, OpenRound)] == [OpenRound(1, 0, ("a", "b"))]
+    assert sent(commands, Assignment) == ["a", "b"]
+
+
+def test_membership_is_durable_before_the_welcome():
+    commands = Shell().hello("a")
+    assert commands[0] == Enrol(fakes.hello("a"))
+    assert sent(commands[1:], Welcome) == ["a"]
+
+
+def test_a_heartbeat_is_not_enrolled_again_but_a_new_session_is(shell):
+    assert not any(isinstance(c, Enrol) for c in shell.hello("a"))
+    assert Enrol(fakes.hello("a", "s2")) in shell.hello("a", "s2")
+
+
+def test_a_hello_brings_the_open_assignment_once_more(shell):
+    assert sent(shell.hello("a"), Assignment) == ["a"]
+    shell.offer("a")
+    assert sent(shell.hello("a", "s2"), Assignment) == ["a"], "it may have restarted while it offered"
+    shell.update("a")
+    assert sent(shell.hello("a"), Assignment) == []
+
+
+def test_a_newcomer_takes_part_from_the_next_round_on(shell):
+    assert sent(shell.hello("c"), Assignment) == []
+    shell.update("a")
+    assert OpenRound(2, 0, ("a", "b", "c")) in shell.update("b")
+
+
+def test_the_last_will_of_an_old_session_marks_nobody(shell):
+    shell.hello("a", "s2")
+    shell.happens(Heard("a", Gone(device="a", session="s1")))
+    assert shell.state.members["a"].online
+    shell.happens(Heard("a", Gone(device="a", session="s2")))
+    assert not shell.state.members["a"].online
+    assert shell.status()["a"] == "assigned", "a broken connection is no farewell"
+
+
+def test_the_farewell_of_an_old_session_is_ignored(shell):
+    shell.hello("a", "s2")
+    assert shell.happens(Heard("a", Goodbye(device="a", session="s1"))) == []
+    assert "a" in shell.state.members
+
+
+def test_a_farewell_leaves_no_open_answer_in_the_journal(shell):
+    commands = shell.happens(Heard("a", Goodbye(device="a", session="s1")))
+    refusal = Refusal(assignment_id=shell.assignments["a"].id, device="a", reason="said goodbye")
+    assert commands == [RecordRefusal(refusal), Depart("a", "said goodbye")]
+    assert shell.status()["a"] == "refused"
+
+
+def test_a_farewell_after_the_answer_keeps_the_answer(shell):
+    shell.update("a")
+    assert shell.happens(Heard("a", Goodbye(device="a", session="s1"))) == [Depart("a", "said goodbye")]
+    shell.update("b")
+    assert set(shell.closed[0]) == {"a", "b"}
+
+
+def test_a_later_round_opens_without_those_who_left():
+    shell = Shell(replace(RULES, devices_min=3))
+    for device in "abc":
+        shell.hello(device)
+    shell.happens(Heard("c", Goodbye(device="c", session="s1")))
+    shell.update("a")
+    assert OpenRound(2, 0, ("a", "b")) in shell.update("b")
+
+
+def test_a_later_round_waits_for_as_many_as_can_close_it(shell):
+    shell.update("a")
+    shell.happens(Heard("a", Goodbye(device="a", session="s1")))
+    shell.update("b")
+    assert (shell.state.round_index, shell.state.phase) == (2, "gathering")
+    assert OpenRound(2, 0, ("b", "c")) in shell.hello("c")
+
+
+@pytest.mark.parametrize("name", sorted(MESSAGES))
+def test_nobody_speaks_for_another(shell, name):
+    """Messages of pi-1 on the topic of a, and messages that only the aggregator sends, change nothing."""
+    before = shell.state
+    commands = shell.happens(Heard("a", MESSAGES[name]))
+    if name == "Get":  # names no device: it is answered
+        assert commands == [Serve("a", MESSAGES[name])]
+    elif name != "Chunk":
+        assert [type(c) for c in commands] == [Note]
+    assert shell.state == before
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+
+def test_a_verdict_is_journalled_before_its_receipt_and_the_round_closes_after_it(shell):
+    shell.update("b")
+    commands = shell.update("a")
+    order = [type(c).__name__ if not isinstance(c, Send) else type(c.message).__name__ for c in commands]
+    assert order[:4] == ["Get", "CheckUpdate", "Receipt", "CloseRound"]
+
+
+def test_an_update_in_several_chunks_is_pulled_by_a_window_and_again_after_a_silence(monkeypatch, shell):
+    monkeypatch.setattr("device_runtime.wire.limits.CHUNK_BYTES_MAX", 8)
+    data = UPDATE + b"x" * 90
+    sha = sha256_hex(data)
+
+    def gets(commands):
+        return [c.message.indices for c in commands if isinstance(c, Send) and isinstance(c.message, Get)]
+
+    assert gets(shell.offer("a", data)) == [tuple(range(8))]
+    assert gets(shell.happens(Heard("a", cut_chunk(data, sha, 3)))) == [(8,)]
+    assert gets(shell.wait(SILENCE_NS / SECOND_NS - 0.1)) == []
+    assert gets(shell.wait(0.1)) == [(0, 1, 2, 4, 5, 6, 7, 8)]
+    for index in (9, 10, 11, 0, 1, 2, 4, 5, 6, 7, 8):
+        shell.happens(Heard("a", cut_chunk(data, sha, index)))
+    assert shell.status()["a"] == "accepted"
+
+
+def test_a_spoilt_update_is_pulled_again_after_a_silence_not_at_once(shell):
+    shell.offer("a")
+    spoilt = cut_chunk(b"spoilt", sha256_hex(UPDATE), 0)
+    assert [type(c) for c in shell.happens(Heard("a", spoilt))] == [Note]
+    assert sent(shell.wait(SILENCE_NS / SECOND_NS), Get) == ["a"]
+    shell.happens(Heard("a", cut_chunk(UPDATE, sha256_hex(UPDATE), 0)))
+    assert shell.status()["a"] == "accepted"
+
+
+def test_a_chunk_nobody_asked_for_is_ignored(shell):
+    before = shell.state
+    assert shell.happens(Heard("a", cut_chunk(UPDATE, sha256_hex(UPDATE), 0))) == []
+    assert shell.state == before
+
+
+def test_a_rejected_update_does_not_count_and_the_round_waits(shell):
+    shell.update("a", b"not finite")
+    shell.update("b")
+    assert shell.status() == {"a": "rejected", "b": "accepted"}
+    assert shell.closed == []
+
+
+def test_a_late_refusal_is_ignored(shell):
+    shell.update("a")
+    assert shell.refuse("a") == []
+    assert shell.status()["a"] == "accepted"
+
+
+def test_an_offer_from_nobody_is_late(shell):
+    commands = shell.happens(Heard("z", fakes.offer(fakes.assignment("z"))))
+    assert [c.message.verdict for c in commands] == ["late"]
+
+
+# --- the end of a round --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("quorum", "accepted", "refused", "before_deadline", "after_deadline"),
+    [
+        (2, "ab", "", True, True),
+        (1, "ab", "", True, True),
+        (1, "a", "b", True, True),
+        (1, "a", "", False, True),
+        (2, "a", "b", False, False),
+        (2, "a", "", False, False),
+        (1, "", "ab", False, False),
+        (1, "", "", False, False),
+        (0, "", "ab", False, False),
+    ],
+)
+def test_a_round_closes_when_all_answered_or_at_the_deadline_with_quorum(
+    quorum, accepted, refused, before_deadline, after_deadline
+):
+    shell = Shell(replace(RULES, quorum=quorum))
+    shell.hello("a")
+    shell.hello("b")
+    for device in refused:
+        shell.refuse(device)
+    for device in accepted:
+        shell.update(device)
+    shell.wait(59.9)
+    assert bool(shell.closed) == before_deadline
+    shell.wait(0.2)
+    assert bool(shell.closed) == after_deadline
+
+
+def test_after_the_deadline_below_quorum_those_who_said_no_are_asked_again_and_the_slow_go_on(shell):
+    shell.refuse("a")
+    slow = shell.assignments["b"]
+    commands = shell.wait(60)
+    assert OpenRound(1, 1, ("a",)) in commands
+    assert shell.state.tasks["b"].assignment == slow
+    shell.wait(60)
+    shell.update("b")
+    shell.update("a")
+    assert shell.closed == [{"a": "run-1-1-a", "b": "run-1-0-b"}]
+
+
+def test_a_device_too_slow_for_the_deadline_is_not_starved_by_one_that_refuses():
+    shell = Shell(replace(RULES, quorum=1, deadline_s=10.0))
+    shell.hello("a")
+    shell.hello("b")
+    for _ in range(5):  # b needs 50 s
+        shell.refuse("a")
+        shell.wait(10)
+    shell.update("b")
+    shell.wait(10)
+    assert shell.closed[0] == {"b": "run-1-0-b"}
+
+
+def test_what_was_accepted_survives_a_further_attempt(shell):
+    shell.update("a")
+    shell.refuse("b")
+    shell.wait(60)
+    shell.update("b")
+    assert shell.closed == [{"a": "run-1-0-a", "b": "run-1-1-b"}]
+
+
+def test_a_round_all_answered_before_a_restart_closes_without_anybody_speaking(shell):
+    tasks = {d: rounds.Task(a, "accepted", fakes.offer(a)) for d, a in shell.assignments.items()}
+    shell.state = replace(shell.state, tasks=tasks)
+    assert CloseRound(1) in shell.wait(0.1)
+
+
+def test_a_member_that_misses_too_many_rounds_is_one_no_more():
+    shell = Shell(replace(RULES, quorum=1, missed_max=2))
+    shell.hello("a")
+    shell.hello("b")
+    shell.update("a")
+    assert not any(isinstance(c, Depart) for c in shell.wait(60))
+    shell.update("a")
+    assert Depart("b", "missed 2 rounds in a row") in shell.wait(60)
+    assert set(shell.state.members) == {"a"}
+
+
+def test_a_member_that_answers_again_starts_counting_anew():
+    shell = Shell(replace(RULES, quorum=1, missed_max=2, round_count=9))
+    shell.hello("a")
+    shell.hello("b")
+    for _ in range(3):
+        shell.update("a")
+        shell.wait(60)
+        shell.update("b")
+        shell.update("a")
+    assert "b" in shell.state.members
+
+
+def test_the_last_round_releases_everybody_and_latecomers_too(shell):
+    for _ in range(3):
+        shell.update("a")
+        commands = shell.update("b")
+    assert commands[-1] == Broadcast(Release(reason="the run is finished"))
+    assert shell.state.phase == "finished"
+    assert sent(shell.hello("z"), Release) == ["z"]
+    assert len(shell.closed) == 3
+
+
+# --- every conversation --------------------------------------------------------------------------------------------
+
+DEVICES = ["a", "b", "c"]
+ACTIONS = st.sampled_from(
+    ["hello", "restart", "offer", "bad", "large", "old", "chunk", "refuse", "leave", "gone", "wait"]
+)
+
+
+def act(shell: Shell, action: str, device: str, counter: int) -> None:
+    of = shell.assignments.get(device, fakes.assignment(device))
+    data = {"bad": b"bad", "large": bytes(101)}.get(action, UPDATE)
+    session = shell.state.members[device].hello.session if device in shell.state.members else "s0"
+    match action:
+        case "hello":
+            shell.hello(device, session)
+        case "restart":
+            shell.hello(device, f"s{counter}")
+        case "offer" | "bad" | "large":
+            shell.happens(Heard(device, fakes.offer(of, data)))
+        case "old":
+            shell.happens(Heard(device, fakes.offer(fakes.assignment(device, 1))))
+        case "chunk":
+            for content in (UPDATE, b"bad"):
+                shell.happens(Heard(device, cut_chunk(content, sha256_hex(content), 0)))
+        case "refuse":
+            shell.happens(Heard(device, Refusal(assignment_id=of.id, device=device, reason="no")))
+        case "leave":
+            shell.happens(Heard(device, Goodbye(device=device, session=session)))
+        case "gone":
+            shell.happens(Heard(device, Gone(device=device, session=session)))
+        case "wait":
+            shell.wait(25)
+
+
+@given(
+    st.lists(st.tuples(ACTIONS, st.sampled_from(DEVICES)), max_size=60),
+    st.integers(1, 3),
+    st.integers(1, 3),
+)
+@settings(max_examples=200)
+def test_in_every_conversation(actions, quorum, devices_min):
+    """Nothing a peer says raises; rounds only rise; who is counted was accepted; every receipt has its verdict."""
+    shell = Shell(replace(RULES, quorum=quorum, devices_min=devices_min))
+    index = 1
+    for counter, (action, device) in enumerate(actions):
+        act(shell, action, device, counter)
+        assert index <= shell.state.round_index <= index + 1
+        index = shell.state.round_index
+    for accepted in shell.closed:
+        assert len(accepted) >= quorum
+    counted = [assignment for accepted in shell.closed for assignment in accepted.values()]
+    assert len(counted) == len(set(counted))
+    good = {assignment for (assignment, _), verdict in shell.verdicts.items() if verdict == "accepted"}
+    assert set(counted) <= good
+    for command in shell.commands:
+        if isinstance(command, Send) and isinstance(command.message, Receipt) and command.message.verdict != "late":
+            key = (command.message.assignment_id, command.message.update_sha)
+            assert shell.verdicts[key] == command.message.verdict
+
+
+def test_a_roll_call_is_not_the_machines_to_hear(shell):
+    assert [type(c) for c in shell.happens(Heard("a", RollCall(session="x")))] == [Note]
