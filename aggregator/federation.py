@@ -67,9 +67,10 @@ class Federation:
             t.optimizer, momentum=t.momentum, nesterov=t.nesterov, weight_decay=t.weight_decay
         )
         self.artifacts = Artifacts(folder / "artifacts", self.blobs, self._write_artifact)
-        self.artifacts.for_engines(list(WRITERS))  # a model that cannot be trained is refused before any device waits
         self._evaluator = self._make_evaluator(threads)
         self._estimator = self._make_estimator(threads)
+        # Last, for it writes: a model that cannot be trained is refused before any device waits.
+        self.artifacts.for_engines(list(WRITERS))
 
     @property
     def model_name(self) -> str:

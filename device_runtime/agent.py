@@ -268,10 +268,12 @@ def _training_failed(state: AgentState, event: TrainingFailed, now_ns: int) -> S
 
 
 def _receipt(state: AgentState, receipt: Receipt) -> Step:
+    """The last word on an assignment, which may have been answered in an earlier life of this process."""
     commands: list[Command] = [Unspool(receipt)]
+    state = replace(state, answered=receipt.assignment_id)
     if state.offer is None or receipt.update_sha != state.offer.update_sha:
         return state, commands
-    return replace(state, phase="waiting", offer=None, answered=receipt.assignment_id), commands
+    return replace(state, phase="waiting", offer=None), commands
 
 
 def _tick(state: AgentState, now_ns: int) -> Step:

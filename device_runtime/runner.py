@@ -53,7 +53,8 @@ class Device:
         self._spool = self._folder / "spool.json"
         self._threads = settings.threads or usable_cores()
         self._data = load_local_data(settings.data.source, settings.data.x, settings.data.y)
-        engines = available_engines() if settings.engine == "auto" else (open_engine(settings.engine).name,)
+        best = open_engine(settings.engine).name  # a device that cannot train says so before it joins
+        engines = available_engines() if settings.engine == "auto" else (best,)
         self._bench: tuple[str, Workbench] | None = None
         self._download, self._upload = SpanTimer(), SpanTimer()
         session = secrets.token_hex(8)

@@ -127,7 +127,8 @@ class Processes:
 
     def _failure(self, name: str, code: int) -> ProcessFailedError:
         text = self.children[name].log.read_text(errors="replace").strip().splitlines()
-        return ProcessFailedError(f"{name} ended with status {code}: {text[-1] if text else 'it said nothing'}")
+        reason = text[-1].removeprefix("espalier: ") if text else "it said nothing"
+        return ProcessFailedError(f"{name} ended with status {code}: {reason}")
 
     def _write_pids(self) -> None:
         pids = {name: child.process.pid for name, child in self.children.items()}

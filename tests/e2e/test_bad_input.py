@@ -55,7 +55,7 @@ DEMO_CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         lambda tmp: ["--data", str(_data(tmp / "d.npz", y_test=np.linspace(0, 1, 50)))], "y_test",
     ),
     "samples of five axes": (
-        lambda tmp: ["--data", str(_data(tmp / "d.npz", x_train=np.zeros((400, 2, 2, 2, 2), np.uint8)))], "4 axes",
+        lambda tmp: ["--data", str(_data(tmp / "d.npz", **_FIVE_AXES))], "4 axes",
     ),
     "values that are not finite": (
         lambda tmp: ["--data", str(_data(tmp / "d.npz", x_train=np.full((400, 8, 8), np.nan)))], "not finite",

@@ -314,8 +314,8 @@ class DeviceProcess(Process):
         self.step(agent.Trained(offer, update))
 
     def _serve(self, get: Get) -> None:
-        offer = self.state.offer
-        data = self.blobs.get(get.sha) if offer is not None and offer.update_sha == get.sha else None
+        spool = self.spool
+        data = self.blobs.get(get.sha) if spool is not None and spool.update_sha == get.sha else None
         for index in get.indices if data is not None else ():
             chunk = cut_chunk(data or b"", get.sha, index)
             if chunk is not None:

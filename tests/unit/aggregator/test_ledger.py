@@ -54,7 +54,9 @@ def test_a_device_enrols_departs_and_returns(ledger, path):
 
 def test_an_opened_round_is_there_after_reopening(ledger, path):
     assert ledger.opened_round(1) is None
+    assert not ledger.begun()
     ledger.open_round(1, 0, 500, (A, B))
+    assert ledger.begun()
     opened = reopened(path).opened_round(1)
     assert (opened.attempt, opened.update_bytes_max, opened.assignments) == (0, 500, (A, B))
     assert (opened.accepted, opened.receipts, opened.refused) == ({}, {}, frozenset())

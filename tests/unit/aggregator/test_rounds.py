@@ -61,6 +61,7 @@ class Shell:
         self.assignments: dict[str, Assignment] = {}
         self.verdicts: dict[tuple[str, str], str] = {}
         self.closed: list[dict[str, str]] = []
+        self.unservable: set[str] = set()
 
     def happens(self, event: rounds.Event) -> list[rounds.Command]:
         """Everything commanded because of one event."""
@@ -77,7 +78,9 @@ class Shell:
     def _carry_out(self, command: rounds.Command) -> None:
         match command:
             case OpenRound(index, attempt, devices):
-                made = tuple(fakes.assignment(device, index, attempt) for device in devices)
+                made = tuple(
+                    fakes.assignment(device, index, attempt) for device in devices if device not in self.unservable
+                )
                 self.assignments |= {a.device: a for a in made}
                 self._step(Opened(made, 100))
             case CheckUpdate(offer, data):
@@ -345,6 +348,27 @@ def test_a_device_too_slow_for_the_deadline_is_not_starved_by_one_that_refuses()
     shell.update("b")
     shell.wait(10)
     assert shell.closed[0] == {"b": "run-1-0-b"}
+
+
+def test_a_device_for_which_no_artifact_can_be_made_is_left_out(monkeypatch, shell):
+    shell.hello("c")
+    shell.update("a")
+    monkeypatch.setattr(shell, "unservable", {"c"})
+    shell.update("b")
+    assert set(shell.status()) == {"a", "b"}
+    shell.update("a")
+    shell.update("b")
+    assert shell.closed[1] == {"a": "run-2-0-a", "b": "run-2-0-b"}
+
+
+def test_a_round_for_which_nobody_can_be_served_goes_on_trying(monkeypatch):
+    shell = Shell()
+    monkeypatch.setattr(shell, "unservable", {"a", "b"})
+    shell.hello("a")
+    shell.hello("b")
+    assert (shell.state.phase, shell.status()) == ("open", {})
+    monkeypatch.setattr(shell, "unservable", set())
+    assert OpenRound(1, 1, ("a", "b")) in shell.wait(60)
 
 
 def test_what_was_accepted_survives_a_further_attempt(shell):

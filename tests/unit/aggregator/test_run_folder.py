@@ -35,7 +35,15 @@ def test_settings_are_written_beside_the_ledger(ledger, tmp_path):
 
 def test_the_same_settings_resume_a_run(ledger, tmp_path):
     remember_settings(ledger, tmp_path, SETTINGS)
+    ledger.open_round(1, 0, 500, ())
     remember_settings(ledger, tmp_path, SETTINGS)
+
+
+def test_until_a_round_was_opened_every_setting_may_change(ledger, tmp_path):
+    remember_settings(ledger, tmp_path, SETTINGS)
+    changed = replace(SETTINGS, run=RunSection(folder="RUN", seed=4))
+    remember_settings(ledger, tmp_path, changed)
+    assert msgspec.json.decode(ledger.setting("settings"), type=Settings) == changed
 
 
 @pytest.mark.parametrize(
@@ -48,6 +56,7 @@ def test_the_same_settings_resume_a_run(ledger, tmp_path):
 )
 def test_how_long_and_over_what_a_run_goes_on_may_change(ledger, tmp_path, changed):
     remember_settings(ledger, tmp_path, SETTINGS)
+    ledger.open_round(1, 0, 500, ())
     remember_settings(ledger, tmp_path, changed)
     assert msgspec.json.decode(ledger.setting("settings"), type=Settings) == changed
     assert msgspec.json.decode((tmp_path / "settings.json").read_bytes(), type=Settings) == changed
@@ -65,6 +74,7 @@ def test_how_long_and_over_what_a_run_goes_on_may_change(ledger, tmp_path, chang
 )
 def test_settings_that_decide_numbers_may_not_change(ledger, tmp_path, changed, says):
     remember_settings(ledger, tmp_path, SETTINGS)
+    ledger.open_round(1, 0, 500, ())
     with pytest.raises(UsageError, match=says):
         remember_settings(ledger, tmp_path, changed)
     assert msgspec.json.decode(ledger.setting("settings"), type=Settings) == SETTINGS
