@@ -39,7 +39,9 @@ def demo(
     batch: Annotated[int, typer.Option(help="Batch size.")] = 32,
     local_epochs: Annotated[int, typer.Option(help="Epochs per round on each device.")] = 3,
     update_dtype: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="How updates travel.")] = "fp16",
-    engine: Annotated[str, typer.Option(help="auto or ort_training.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto, ort_training, portable; several, comma-separated, take turns.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Everything random is drawn from it.")] = 1,
     compare: Annotated[str, typer.Option(help="Also run: fedavg, samples, or both, comma-separated.")] = "",
     broker: Annotated[str, typer.Option(help="auto, nats, mosquitto, or HOST:PORT of a running one.")] = "auto",

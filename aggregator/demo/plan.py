@@ -99,13 +99,14 @@ def make_plan(options: Options, folder: Path) -> Plan:
     load_model(
         zoo=m.name, torch=m.torch, onnx_file=m.onnx, input_shape=settings.input.shape, class_count=m.classes, seed=0
     )  # a model that does not fit the data is refused here, before processes start
+    engines = options.engine.split(",")  # several take turns, for a mixed federation
     devices = tuple(
         DeviceSettings(
             name=device_name(number),
             folder=str(folder / "devices" / device_name(number)),
             data=DataSettings(source=str(folder / "devices" / device_name(number) / "data.npz")),
             link=settings.link,
-            engine=options.engine,
+            engine=engines[(number - 1) % len(engines)],
         )
         for number in range(1, options.devices + 1)
     )

@@ -56,25 +56,35 @@ class OrtTrainer:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        cpu = bindings.OrtDevice(bindings.OrtDevice.cpu(), bindings.OrtDevice.default_memory(), 0)
-        self._state = bindings.load_checkpoint(str(artifact / "nominal_checkpoint"))
-        self._module = bindings.Module(
-            str(artifact / "training_model.onnx"), self._state, str(artifact / "eval_model.onnx"), cpu, options
-        )
-        self._complete_nominal_checkpoint(cpu)
+        self._cpu = bindings.OrtDevice(bindings.OrtDevice.cpu(), bindings.OrtDevice.default_memory(), 0)
+        self._artifact, self._options = artifact, options
+        self._supports: dict[str, Support] = {}
+        self._open_session()
+
+    def _open_session(self) -> None:
+        """A session without history: parameters are still to be loaded, the optimizer took no step."""
+        self._state = self._c.load_checkpoint(str(self._artifact / "nominal_checkpoint"))
+        models = [str(self._artifact / f"{kind}_model.onnx") for kind in ("training", "eval", "optimizer")]
+        self._module = self._c.Module(models[0], self._state, models[1], self._cpu, self._options)
+        self._complete_nominal_checkpoint()
         self._owners: list[Any] = []
         names = self._state.parameter_names()
         self._values = {n: self._view(self._state.get_parameter(n).data) for n in names}
         self._trained = [n for n in names if self._state.get_parameter(n).requires_grad]
         self._gradients = {n: self._view(self._state.get_parameter(n).grad) for n in self._trained}
-        self._supports: dict[str, Support] = {}
-        self._graph_optimizer, self._host_optimizer = self._open_optimizer(artifact, cpu, options)
+        self._host_optimizer: HostSgd | None = None
+        self._graph_optimizer: Any = None
+        if self.manifest.optimizer.where == "host":
+            self._host_optimizer = HostSgd(self.manifest.optimizer, {n: self._values[n] for n in self._trained})
+        else:
+            self._graph_optimizer = self._c.Optimizer(models[2], self._state, self._cpu, self._options)
+        self._has_history = False
 
-    def _complete_nominal_checkpoint(self, cpu: Any) -> None:
+    def _complete_nominal_checkpoint(self) -> None:
         """A nominal checkpoint refuses every access until one full buffer was copied in; what it holds is no matter."""
         count = self._module.get_parameters_size(False)
         zeros = np.zeros(count, dtype=np.float32)  # must outlive the call: the OrtValue does not own it
-        self._module.copy_buffer_to_parameters(self._c.OrtValue.ortvalue_from_numpy(zeros, cpu), False)
+        self._module.copy_buffer_to_parameters(self._c.OrtValue.ortvalue_from_numpy(zeros, self._cpu), False)
 
     def _view(self, value: Any) -> FloatArray:
         """A float32 array on the runtime's own buffer; the OrtValue is kept so that the buffer lives."""
@@ -84,17 +94,13 @@ class OrtTrainer:
         buffer = (ctypes.c_float * count).from_address(value.data_ptr())
         return np.ctypeslib.as_array(buffer).reshape(shape)
 
-    def _open_optimizer(self, artifact: Path, cpu: Any, options: Any) -> tuple[Any, HostSgd | None]:
-        if self.manifest.optimizer.where == "host":
-            return None, HostSgd(self.manifest.optimizer, {n: self._values[n] for n in self._trained})
-        self._optimizer_arguments = (str(artifact / "optimizer_model.onnx"), self._state, cpu, options)
-        return self._c.Optimizer(*self._optimizer_arguments), None
-
     def load(self, params: Mapping[str, Kept], *, reset_optimizer: bool) -> None:
         """Set every parameter of the manifest and the masks of the prunable ones.
 
         Raises EngineError when a parameter is missing or has another shape.
         """
+        if reset_optimizer:
+            self._reset_optimizer()
         for parameter in self.manifest.parameters:
             kept = params.get(parameter.name)
             if kept is None or kept.support.shape != parameter.shape:
@@ -105,18 +111,18 @@ class OrtTrainer:
             if parameter.prunable:
                 self._values[mask_name(parameter.name)][...] = kept.support.dense_mask()
         self._module.lazy_reset_grad()
-        if reset_optimizer:
-            self._reset_optimizer()
 
     def _reset_optimizer(self) -> None:
         if self._host_optimizer is not None:
             self._host_optimizer.reset()
-        elif self.manifest.optimizer.name != "sgd":  # plain SGD in the graph has no state
-            self._graph_optimizer = self._c.Optimizer(*self._optimizer_arguments)
+        elif self._has_history and self.manifest.optimizer.name != "sgd":  # plain SGD in the graph has no state
+            # A new Optimizer takes up the moments that the checkpoint state carries; only a new state has none.
+            self._open_session()
 
     def step(self, x: FloatArray, y: Labels, lr: float) -> StepStats:
         """One optimizer step; see `interface.Trainer`. Raises EngineError for a batch that does not fit."""
         stats = self._run(self._module.train_step, x, y)
+        self._has_history = True
         if self._host_optimizer is not None:
             self._host_optimizer.step({n: self._values[n] for n in self._trained}, self._gradients, lr)
         else:

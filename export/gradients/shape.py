@@ -1,7 +1,5 @@
 """Rules of operators that move elements without changing them."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
@@ -75,17 +73,27 @@ def split(tape: Tape, node: Applied) -> Gradients:
 
 @rule("Slice")
 def slice_(tape: Tape, node: Applied) -> Gradients:
-    """A box of x, perhaps with steps: g put back into zeros, by Pad, and by scattering along axes with a step."""
-    shape, result = tape.shape(node.x), node.gradient
+    """A box of x, perhaps with steps: g with zeros around it, and between its elements where there is a step.
+
+    Along an axis with a step, one zero is put behind g, and gathering by a constant table reads it wherever x was left
+    out.
+    """
+    shape = tape.shape(node.x)
     pads = np.zeros((2, len(shape)), dtype=np.int64)
+    tables: dict[int, np.ndarray] = {}
     for axis, (start, stop, step) in _ranges(tape, node, shape).items():
         length = _fixed(node, shape[axis])
         taken = range(*slice(start, stop, step).indices(length))
         if step == 1:
             pads[:, axis] = (taken.start, length - taken.stop) if len(taken) else (0, length)
         else:
-            result = _scatter_along(tape, result, list(taken), axis, length)
-    return [tape.op("Pad", result, pads.ravel()) if pads.any() else result]
+            pads[1, axis] = 1
+            tables[axis] = np.full(length, len(taken), dtype=np.int64)
+            tables[axis][list(taken)] = np.arange(len(taken))
+    result = tape.op("Pad", node.gradient, pads.ravel()) if pads.any() else node.gradient
+    for axis, table in tables.items():
+        result = tape.op("Gather", result, table, axis=axis)
+    return [result]
 
 
 def _ranges(tape: Tape, node: Applied, shape: tuple[Dim, ...]) -> dict[int, tuple[int | None, int | None, int]]:
@@ -108,32 +116,51 @@ def _ranges(tape: Tape, node: Applied, shape: tuple[Dim, ...]) -> dict[int, tupl
     return found
 
 
-def _scatter_along(tape: Tape, g: ir.Value, positions: Sequence[int], axis: int, length: int) -> ir.Value:
-    """Zeros of `length` along `axis` that hold g at `positions`: g padded, then gathered in the right order."""
-    count = len(positions)
-    source = np.full(length, count, dtype=np.int64)
-    source[list(positions)] = np.arange(count)
-    pads = tape.constant(np.array([0, 1], dtype=np.int64))
-    # One zero behind g along the axis, which every other position reads.
-    padded = pad_axis(tape, g, axis, pads)
-    return tape.op("Gather", padded, source, axis=axis)
-
-
-def pad_axis(tape: Tape, x: ir.Value, axis: int, pads: ir.Value) -> ir.Value:
-    """`x` with zeros before and behind along one axis, whatever its rank."""
-    # The axis is brought to the front of a 2-D view, because Pad before opset 18 wants pads for every axis.
-    raise NotImplementedError
-
-
 @rule("Pad")
 def pad(tape: Tape, node: Applied) -> Gradients:
-    """Constants around x: the part of g that x fills."""
-    raise NotImplementedError
+    """Constants around x (negative: x cut): the part of g that x fills, with zeros where x was cut."""
+    if node.text("mode", "constant") != "constant":
+        raise node.refuse(f"pads in mode {node.text('mode', '')}", "pad with constants")
+    amounts, axes = tape.known(node.input(1)), tape.known(node.optional(3))
+    if amounts is None or (axes is None and node.optional(3) is not None):
+        raise node.refuse("pads by an amount that is not constant", "export the model with fixed sizes but the batch")
+    rank = len(tape.shape(node.x))
+    pads = np.zeros((2, rank), dtype=np.int64)
+    pads[:, range(rank) if axes is None else axes % rank] = amounts.reshape(2, -1)
+    added, cut = np.maximum(pads, 0), np.maximum(-pads, 0)
+    result = node.gradient
+    if added.any():
+        ends = np.where(added[1] > 0, -added[1], np.iinfo(np.int64).max)
+        result = tape.op("Slice", result, added[0], ends, list(range(rank)))
+    return [tape.op("Pad", result, cut.ravel()) if cut.any() else result]
+
+
+@rule("Gather")
+def gather(tape: Tape, node: Applied) -> Gradients:
+    """Rows of x along an axis: g added to zeros at the rows it came from, as often as they were taken.
+
+    The zeros are scattered to element by element, because ScatterND's additions race in some versions.
+    """
+    axis = node.integer("axis", 0) % len(tape.shape(node.x))
+    rows = node.input(1)
+    lead, behind = axis, len(tape.shape(node.x)) - axis - 1
+    picked = len(tape.shape(rows))
+    g = node.gradient
+    # One axis in place of all axes of the indices, and the indices repeated along all other axes.
+    if picked != 1:
+        shape = tape.shape(node.y)
+        sizes = [0] * lead + [-1] + [_fixed(node, n) for n in shape[lead + picked :]]
+        g = tape.op("Reshape", g, sizes)
+    index = tape.op("Reshape", tape.op("Cast", rows, to=int(ir.DataType.INT64)), [1] * lead + [-1] + [1] * behind)
+    index = tape.op("Expand", index, tape.op("Shape", g))
+    return [tape.op("ScatterElements", zeros_like(tape, node.x), index, g, axis=axis, reduction="add"), None]
 
 
 def zeros_like(tape: Tape, value: ir.Value) -> ir.Value:
     """Zeros of the shape and type of `value`."""
-    raise NotImplementedError
+    assert value.dtype is not None
+    zero = ir.tensor(np.zeros(1, dtype=value.dtype.numpy()))
+    return tape.op("ConstantOfShape", tape.op("Shape", value), value=zero)
 
 
 def _fixed(node: Applied, length: Dim) -> int:

@@ -1,0 +1,147 @@
+"""Keeps the tables of docs/reference/ true: keys, types, defaults and options come from the code, meanings are written.
+
+    python scripts/reference_tables.py            fill in what changed
+    python scripts/reference_tables.py --check    exit status 1 where a page no longer agrees with the code
+
+A table stands between two comments. `<!-- keys module:Struct -->` is a section of a settings file, `<!-- fields
+module:Struct -->` a record of a file that Espalier writes, `<!-- options name ... -->` a command; `<!-- end -->` closes
+each. The last column of keys and fields is a person's; a row without a meaning fails the check.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import re
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import typer
+
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs" / "reference"
+BLOCK = re.compile(r"(<!-- (keys|fields|options) (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null", object: "anything"}
+
+
+def type_words(type_: Any) -> str:
+    """A Python type in a reader's words."""
+    origin, arguments = typing.get_origin(type_), typing.get_args(type_)
+    if origin is typing.Annotated:
+        return type_words(arguments[0]) + limits_words(arguments[1:])
+    if origin is Literal:
+        return ", ".join(f"`{a}`" for a in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(type_words(a) for a in arguments)
+    if origin in (list, tuple):
+        return f"list of {type_words(arguments[0])}"
+    if origin is dict:
+        return f"table of {type_words(arguments[1])}"
+    return WORDS.get(type_) or type_.__name__
+
+
+def limits_words(annotations: tuple[Any, ...]) -> str:
+    """Bounds of a number, where msgspec holds them."""
+    found = [a for a in annotations if isinstance(a, msgspec.Meta) and a.ge is not None and a.le is not None]
+    return f", {found[0].ge} to {found[0].le}" if found else ""
+
+
+def default_words(field: msgspec.structs.FieldInfo) -> str:
+    """The default of a key as it would stand in TOML."""
+    value = field.default if field.default is not msgspec.NODEFAULT else None
+    if field.required:
+        return "required"
+    if isinstance(value, msgspec.Struct) or value is None:
+        return "its defaults"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+
+
+def structure(place: str) -> list[msgspec.structs.FieldInfo]:
+    """The fields of `module:Struct`."""
+    module, _, name = place.partition(":")
+    return list(msgspec.structs.fields(getattr(importlib.import_module(module), name)))
+
+
+def field_rows(kind: str, place: str, before: str) -> list[str]:
+    """A table of keys or fields, with the meanings that stood there before."""
+    meanings = {
+        cells[1].strip().strip("`"): cells[-2].strip() for line in before.splitlines() if (cells := line.split("|"))[1:]
+    }
+    middle = ["type", "default"] if kind == "keys" else ["type"]
+    name = "key" if kind == "keys" else "field"
+    rows = [f"| {name} | {' | '.join(middle)} | meaning |", "|---" * (len(middle) + 2) + "|"]
+    for field in structure(place):
+        cells = [type_words(field.type)] + ([default_words(field)] if kind == "keys" else [])
+        rows.append(f"| `{field.encode_name}` | {' | '.join(cells)} | {meanings.get(field.encode_name, '')} |")
+    return rows
+
+
+def command_of(path: str) -> Any:
+    """The command called `espalier PATH`."""
+    first, *rest = path.split()
+    (point,) = importlib.metadata.entry_points(group="espalier.commands", name=first)
+    command: Any = typer.main.get_command(point.load())
+    for name in rest:
+        command = command.commands[name]
+    return command
+
+
+def option_rows(path: str) -> list[str]:
+    """A table of a command's arguments and options."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    command = command_of(path)
+    hints = typing.get_type_hints(command.callback)
+    for parameter in command.params:
+        named = parameter.param_type_name == "option"
+        name = ", ".join(f"`{o}`" for o in parameter.opts) if named else f"`{parameter.name.upper()}`"
+        if parameter.required:
+            default = "required"
+        elif parameter.is_flag if named else False:
+            default = "off"
+        else:
+            default = "none" if parameter.default in (None, "") else f"`{parameter.default}`"
+        type_ = hints.get(parameter.name)
+        words = f" One of {type_words(type_)}." if typing.get_origin(type_) is Literal else ""
+        rows.append(f"| {name} | {default} | {parameter.help or ''}{words} |")
+    return rows
+
+
+def filled(text: str) -> str:
+    """A page with every table brought up to date."""
+
+    def table(match: re.Match[str]) -> str:
+        opening, kind, place, before, closing = match.groups()
+        rows = option_rows(place) if kind == "options" else field_rows(kind, place, before)
+        return opening + "\n".join(rows) + "\n" + closing
+
+    return BLOCK.sub(table, text)
+
+
+def main() -> int:
+    """Fill in or check every page; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail where a page is out of date")
+    check = parser.parse_args().check
+    wrong = []
+    for page in sorted(PAGES.glob("*.md")):
+        text = page.read_text()
+        now = filled(text)
+        if now != text:
+            wrong.append(f"{page.relative_to(ROOT)} is out of date")
+            if not check:
+                page.write_text(now)
+        wrong += [f"{page.relative_to(ROOT)}: no meaning in {line}" for line in now.splitlines() if "|  |" in line]
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return int(bool(wrong) if check else any("no meaning" in line for line in wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
