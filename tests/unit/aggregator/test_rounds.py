@@ -45,6 +45,7 @@ from device_runtime.wire.messages import (
 from device_runtime.wire.support import sha256_hex
 from device_runtime.wire.transfer import cut_chunk
 from tests import fakes
+from tests.fakes import QUICK
 from tests.golden.values import MESSAGES
 
 UPDATE = b"update"
@@ -457,7 +458,7 @@ def act(shell: Shell, action: str, device: str, counter: int) -> None:
     st.integers(1, 3),
     st.integers(1, 3),
 )
-@settings(max_examples=200)
+@settings(QUICK, max_examples=200)
 def test_in_every_conversation(actions, quorum, devices_min):
     """Nothing a peer says raises; rounds only rise; who is counted was accepted; every receipt has its verdict."""
     shell = Shell(replace(RULES, quorum=quorum, devices_min=devices_min))
