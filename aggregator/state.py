@@ -1,5 +1,6 @@
 """What a committed round leaves behind, and its form on disk."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -10,7 +11,14 @@ from aggregator.core.residuals import ModelState
 from device_runtime.wire.errors import RemoteWireError
 from device_runtime.wire.tensors import Tensor, decode_tensors, encode_tensors
 
-_CONTRIBUTION = "contribution"
+_RECORD = "record"
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is no tensor, and the order of the parameters, which a blob forgets and layer budgets are rounded by."""
+
+    names: tuple[str, ...]
+    contribution: ContributionState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,27 +35,28 @@ def encode_state(state: RunState) -> bytes:
     flat: dict[str, Tensor] = {f"theta/{n}": p for n, p in model.theta.items()}
     for kind, masks in (("mask", model.masks), ("trained", model.trained)):
         flat |= {f"{kind}/{n}": np.packbits(m.ravel()) for n, m in masks.items()}
-    record = msgspec.json.encode(state.contribution)
-    flat[_CONTRIBUTION] = np.frombuffer(record, dtype=np.uint8)
+    record = msgspec.json.encode(_Record(tuple(model.theta), state.contribution))
+    flat[_RECORD] = np.frombuffer(record, dtype=np.uint8)
     return encode_tensors(flat)
 
 
 def decode_state(data: bytes) -> RunState:
     """The state of a blob. Raises RemoteWireError for a blob that is no state."""
     flat = decode_tensors(data)
-    theta = {n.removeprefix("theta/"): a for n, a in flat.items() if n.startswith("theta/")}
-
-    def masks(kind: str) -> dict[str, np.ndarray]:
-        found = {}
-        for name, packed in flat.items():
-            if name.startswith(f"{kind}/"):
-                shape = theta[name.removeprefix(f"{kind}/")].shape
-                bits = np.unpackbits(packed)[: int(np.prod(shape, dtype=np.int64))]
-                found[name.removeprefix(f"{kind}/")] = bits.astype(np.bool_).reshape(shape)
-        return found
-
     try:
-        contribution = msgspec.json.decode(flat[_CONTRIBUTION].tobytes(), type=ContributionState)
-        return RunState(ModelState(theta, masks("mask"), masks("trained")), contribution)
+        record = msgspec.json.decode(flat[_RECORD].tobytes(), type=_Record)
+        theta = {name: flat[f"theta/{name}"] for name in record.names}
+        masks, trained = (_masks(flat, kind, theta) for kind in ("mask", "trained"))
     except (KeyError, ValueError, msgspec.MsgspecError) as error:
         raise RemoteWireError(f"not a state blob: {error}") from error
+    return RunState(ModelState(theta, masks, trained), record.contribution)
+
+
+def _masks(flat: Mapping[str, Tensor], kind: str, theta: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The masks of one kind, in the order of the parameters."""
+    found = {}
+    for name, value in theta.items():
+        packed = flat.get(f"{kind}/{name}")
+        if packed is not None:
+            found[name] = np.unpackbits(packed)[: value.size].astype(np.bool_).reshape(value.shape)
+    return found

@@ -22,21 +22,48 @@ class LazyGroup(TyperGroup):
         return sorted(p.name for p in importlib.metadata.entry_points(group=GROUP))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The sub-command, or None where it, or what it needs, is not installed."""
+        """The sub-command, or None where there is none of that name."""
         for point in importlib.metadata.entry_points(group=GROUP, name=cmd_name):
             try:
                 loaded = typer.main.get_command(point.load())
             except ModuleNotFoundError as error:
-                if error.name and error.name.split(".")[0] in ("device_runtime", "aggregator", "export"):
-                    raise
-                extra = {"demo": "demo", "aggregator": "aggregator", "export": "aggregator"}.get(cmd_name, "demo")
-                raise EspalierError(
-                    f"'espalier {cmd_name}' needs {error.name}, which is not installed: "
-                    f"pip install 'espalier-fl[{extra}]'."
-                ) from error
+                loaded = _lacking(cmd_name, _foreign(error))
             loaded.name = cmd_name
             return loaded
         return None
+
+
+def _lacking(name: str, module: str) -> Any:
+    """A sub-command that says what it needs: the help of a board lists it, and calling it is an error."""
+    stub = typer.Typer(add_completion=False)
+
+    @stub.command(
+        name,
+        help=_escape(f"Not installed here: {_remedy(name)}."),
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def refuse(_context: typer.Context) -> None:
+        raise EspalierError(_needs(name, module))
+
+    return typer.main.get_command(stub)
+
+
+def _foreign(error: ModuleNotFoundError) -> str:
+    """The module that is missing; one of our own is a broken installation, and raised on."""
+    module = str(error.name)
+    if module.split(".")[0] in ("device_runtime", "aggregator", "export", "firmware_profiles"):
+        raise error
+    return module
+
+
+def _remedy(command: str) -> str:
+    extra = {"demo": "demo", "aggregator": "aggregator", "export": "aggregator"}.get(command, "demo")
+    return f"pip install 'espalier-fl[{extra}]'"
+
+
+def _needs(command: str, module: str) -> str:
+    return f"'espalier {command}' needs {module}, which is not installed: {_remedy(command)}."
 
 
 app = typer.Typer(
@@ -61,10 +88,17 @@ def main() -> None:
     try:
         app()
     except EspalierError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]espalier:[/] {_escape(str(error))}")
-        sys.exit(2)
+        _refuse(str(error))
+    except ModuleNotFoundError as error:  # of a sub-command that imports what it needs when it is called
+        command = next((a for a in sys.argv[1:] if not a.startswith("-")), "")
+        _refuse(_needs(command, _foreign(error)))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _refuse(sentence: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]espalier:[/] {_escape(sentence)}")
+    sys.exit(2)
 
 
 def _escape(text: str) -> str:

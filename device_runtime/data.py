@@ -128,7 +128,7 @@ def prepare(data: LocalData, spec: InputSpec, loss: Loss, class_count: int) -> S
         raise UsageError(
             f"data {data.source!r}: samples of shape {data.x.shape[1:]} do not fit the model's input {spec.shape}."
         ) from None
-    if loss == "mse":
+    if loss != "cross_entropy":
         return Samples(x, data.y.reshape(len(data.y), -1).astype(np.float32))
     given = data.y.reshape(-1)
     labels = given.astype(np.int64)

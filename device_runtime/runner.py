@@ -43,6 +43,13 @@ class Finished:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """The worker thread met a bug of ours: the process ends, and its supervisor starts it again from the store."""
+
+    error: BaseException
+
+
 class Device:
     """One device process: link, store, worker thread and agent, put together."""
 
@@ -109,6 +116,8 @@ class Device:
                 self._arrived(payload)
             case Finished():
                 self._finished(event)
+            case Crashed(error):
+                raise error
             case _:
                 raise AssertionError(f"unknown event {event!r}")
 
@@ -227,6 +236,9 @@ class Device:
             result, reason = None, str(error)
         except MemoryError:
             result, reason = None, "out of memory"
+        except BaseException as error:
+            self._inbox.put(Crashed(error))
+            raise
         self._inbox.put(Finished(assignment, result, reason))
 
     def _work(self, assignment: Assignment) -> Result:

@@ -2,9 +2,14 @@
 
 import hashlib
 
+from hypothesis import settings
+
 from device_runtime.wire.manifest import ArtifactFile, InputSpec, Manifest, Optimizer, Parameter
 from device_runtime.wire.measurement import ABSENT, NO_PHASE, Measurement, Phase, derived, measured
 from device_runtime.wire.messages import Assignment, Hello, Hyper, Offer
+
+# For properties: the same examples every time, and no clock, for the machine may be busy.
+QUICK = settings(max_examples=100, deadline=None, derandomize=True)
 
 HYPER = Hyper(seed=7, epoch_count=1, batch_size=4, learning_rate=0.1, update_dtype="fp32")
 

@@ -19,7 +19,7 @@ from device_runtime.wire.support import FloatArray
 MANIFEST_FILE = "manifest.json"
 
 Role = Literal["weight", "bias", "norm", "statistic"]
-Loss = Literal["cross_entropy", "mse"]
+Loss = Literal["cross_entropy", "mse", "bce_with_logits", "l1"]
 OptimizerName = Literal["sgd", "adamw"]
 
 

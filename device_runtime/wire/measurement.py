@@ -10,7 +10,7 @@ Source = Literal["measured", "derived", "absent"]
 
 
 class Reading(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One value and where it comes from; an absent value is None, never zero."""
+    """One value and where it comes from; an absent value is None, never zero, and no value is NaN or infinite."""
 
     value: float | int | None
     source: Source
@@ -18,19 +18,21 @@ class Reading(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     def __post_init__(self) -> None:
         if (self.value is None) != (self.source == "absent"):
             raise ValueError("a reading has a value exactly when it is not absent")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError("a reading is a finite number")
 
 
 ABSENT = Reading(None, "absent")
 
 
 def measured(value: float | int | None) -> Reading:
-    """A value read from the system, absent where the system gave None."""
-    return ABSENT if value is None else Reading(value, "measured")
+    """A value read from the system, absent where the system gave None or no number."""
+    return ABSENT if value is None or not math.isfinite(value) else Reading(value, "measured")
 
 
 def derived(value: float | int | None) -> Reading:
-    """A value computed from others, absent where one of them was."""
-    return ABSENT if value is None else Reading(value, "derived")
+    """A value computed from others, absent where one of them was or the result is no number."""
+    return ABSENT if value is None or not math.isfinite(value) else Reading(value, "derived")
 
 
 class Phase(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

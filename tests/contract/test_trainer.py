@@ -89,11 +89,9 @@ def _case(engine: str, model: str, optimizer: str) -> Case:
     return Case(engine, folder, manifest, cut(initial_params(graph), supports), batches)
 
 
-@pytest.fixture(params=available_engines())
+@pytest.fixture(params=[e for e in available_engines() if e in WRITERS])
 def engine(request: pytest.FixtureRequest) -> str:
     """Each engine that can run here and has artifacts."""
-    if request.param not in WRITERS:
-        pytest.skip(f"no artifact is written for engine {request.param} yet")
     return str(request.param)
 
 

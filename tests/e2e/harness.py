@@ -97,7 +97,7 @@ class Fleet:
             if name == "aggregator":
                 line = command("aggregator", "run", "--config", str(self.folder / "aggregator.toml"), "--json")
             else:
-                line = command("device", "run", "--config", str(self.folder / "devices" / name / "device.toml"))
+                line = command("device", "run", "--config", str(self.folder / "devices" / name / "device.toml"), "-v")
             with open(self._path(name, "out"), "ab") as out, open(self._path(name, "err"), "ab") as err:
                 self.running[name] = subprocess.Popen(
                     line, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=out, stderr=err

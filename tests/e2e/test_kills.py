@@ -2,19 +2,21 @@
 
 import time
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
 
 from aggregator.demo.broker import Broker, start_broker
 from aggregator.demo.plan import Options, make_plan
-from aggregator.settings import TrainingSection
-from tests.e2e.harness import Fleet, fleet, params_bytes, undisturbed_bytes
+from aggregator.settings import PruningSection, TrainingSection
+from tests.e2e.harness import Fleet, fleet, params_bytes, undisturbed_bytes, wait_until
 
 pytestmark = pytest.mark.e2e
 
-# Enough epochs that a round lasts about a second: there is no artificial delay in the product.
-OPTIONS = Options(rounds=4, devices=3, seed=5, training=TrainingSection(local_epochs=120))
+# Enough epochs that a round lasts about a second: there is no artificial delay in the product. Masks move each round.
+OPTIONS = Options(
+    rounds=4, devices=3, seed=5, training=TrainingSection(local_epochs=120), pruning=PruningSection(every_rounds=1)
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,28 @@ def test_run_with_kills_ends_as_if_undisturbed(
             time.sleep(delay_s)
             run.kill_and_restart(name)
         _assert_as_if_undisturbed(run, undisturbed)
+
+
+def test_update_offered_before_a_kill_is_pulled_from_the_spool_after_it(
+    tmp_path: Path, broker: Broker, undisturbed: bytes
+) -> None:
+    with fleet(OPTIONS, tmp_path / "run", broker.port) as run:
+        run.start_all()
+        run.wait_for("round_opened", round_index=2)
+        wait_until(lambda: _phase(run, "device-02", "fetching -> training", 2), 20, "training of round 2")
+        run.signal("aggregator", SIGSTOP)
+        wait_until(lambda: _phase(run, "device-02", "training -> offering", 2), 20, "offer of round 2")
+        time.sleep(0.1)  # the offer is on its way to the broker
+        run.end("device-02", SIGKILL)
+        run.signal("aggregator", SIGCONT)
+        time.sleep(0.3)  # the aggregator asks for the update, in vain
+        run.start("device-02")
+        _assert_as_if_undisturbed(run, undisturbed)
+        assert run.log("device-02").count("round 2 trained") == 1, "nothing was trained twice"
+
+
+def _phase(run: Fleet, name: str, change: str, times: int) -> bool:
+    return run.log(name).count(change) >= times
 
 
 def test_all_processes_killed_at_once_go_on_when_started_again(

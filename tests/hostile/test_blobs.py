@@ -14,6 +14,7 @@ from device_runtime.wire.errors import LocalWireError, RemoteWireError
 from device_runtime.wire.submodel import decode_kept, decode_supports, encode_kept
 from device_runtime.wire.support import Kept, Support
 from device_runtime.wire.tensors import decode_files, decode_tensors, encode_files, encode_tensors, zstd
+from tests.fakes import QUICK
 from tests.golden.make import read_vector
 from tests.golden.values import BLOBS, SHAPES, SUPPORTS
 
@@ -89,6 +90,7 @@ def test_every_flipped_bit_is_refused_or_read(name):
                 data[index] ^= 1 << bit
 
 
+@QUICK
 @given(st.sampled_from(sorted(BLOBS)), st.data())
 def test_mutated_layouts_are_refused_or_read(name, data):
     """Mutated before compression, so that the mutation reaches the layout's reader."""
@@ -101,6 +103,7 @@ def test_mutated_layouts_are_refused_or_read(name, data):
         return
 
 
+@QUICK
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused(data):
     for read in READERS.values():

@@ -12,6 +12,7 @@ from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.errors import LocalWireError, RemoteWireError
 from device_runtime.wire.messages import MESSAGE_TYPES, Hello, Release
 from device_runtime.wire.topics import device_of
+from tests.fakes import QUICK
 from tests.golden.make import read_vector
 from tests.golden.values import MESSAGES
 
@@ -65,12 +66,14 @@ def test_every_changed_byte_is_refused_or_another_valid_message(name):
                 data[index] = before
 
 
+@QUICK
 @given(st.binary(max_size=400))
 @example(b"\x81\xa8protocol\xff")
 def test_random_bytes_are_refused(data):
     refused(data)
 
 
+@QUICK
 @given(st.sampled_from(sorted(MESSAGES)), st.binary(max_size=200))
 @example("Release", b"\x81\xa6reason\xa1\xff")  # text that is not UTF-8
 @example("Release", b"\x91" * 200)
@@ -209,7 +212,19 @@ def test_hyperparameters_outside_their_range_are_refused(hyper):
     refused(envelope(good | {"hyper": good["hyper"] | hyper}, "Assignment"), "malformed Assignment")
 
 
-@pytest.mark.parametrize("reading", [[None, "measured"], [1, "absent"], [1, "guessed"], [1], [1, "measured", 2], "x"])
+@pytest.mark.parametrize(
+    "reading",
+    [
+        [None, "measured"],
+        [1, "absent"],
+        [1, "guessed"],
+        [1],
+        [1, "measured", 2],
+        "x",
+        [NAN, "measured"],
+        [INF, "derived"],
+    ],
+)
 def test_readings_that_contradict_themselves_are_refused(reading):
     good = fields("Offer")
     bad = good | {"measurement": good["measurement"] | {"rss_bytes": reading}}

@@ -10,6 +10,7 @@ import hashlib
 import heapq
 import itertools
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -146,7 +147,7 @@ class World:
         return lambda: self.devices[device].deliver(message)
 
 
-class Process:
+class Process(ABC):
     """What both ends share: dying, coming back, ticking."""
 
     def __init__(self, world: World) -> None:
@@ -177,12 +178,15 @@ class Process:
             self.die()
             self.world.after(self.world.random.uniform(0.1, 20), self.start)
 
+    @abstractmethod
     def boot(self) -> None:
-        raise NotImplementedError
+        """Rebuild the state from what was persisted, and begin."""
 
+    @abstractmethod
     def tick(self) -> None:
-        raise NotImplementedError
+        """Time passed."""
 
+    @abstractmethod
     def die(self) -> None:
         """What others notice of the death."""
 
@@ -387,6 +391,9 @@ class AggregatorProcess(Process):
         )  # fmt: skip
 
     # --- the loop ---------------------------------------------------------------------------------------------
+
+    def die(self) -> None:
+        """Nobody notices: the aggregator has no last will."""
 
     def tick(self) -> None:
         self.world.may_crash()

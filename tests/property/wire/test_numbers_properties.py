@@ -11,6 +11,7 @@ from device_runtime.wire.cost import Flops, NodeCost, flops
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.manifest import InputSpec
 from device_runtime.wire.measurement import percentile
+from tests.fakes import QUICK
 
 RAW = [10578384455273554965, 1426097887256232775, 8303596965381453429]
 PERMUTATION = [1, 7, 3, 6, 2, 0, 5, 4]
@@ -31,11 +32,13 @@ def test_the_stream_is_the_recorded_one():
     assert Draws(0, "x").below(6, 10).tolist() == BELOW
 
 
+@QUICK
 @given(st.integers(), KEYS)
 def test_the_same_key_gives_the_same_bits(seed, keys):
     assert Draws(seed, "p", *keys).raw(4).tolist() == Draws(seed, "p", *keys).raw(4).tolist()
 
 
+@QUICK
 @given(st.integers(0, 50), KEYS, st.integers(0, 50), KEYS)
 def test_different_keys_give_different_bits(seed, keys, other_seed, other_keys):
     same = (seed, keys) == (other_seed, other_keys)
@@ -49,6 +52,7 @@ def test_keys_that_look_alike_are_different(one, other):
     assert Draws(0, "p", *one).raw(2).tolist() != Draws(0, "p", *other).raw(2).tolist()
 
 
+@QUICK
 @given(st.integers(), st.integers(0, 300))
 def test_uniform_draws_lie_in_the_half_open_unit_interval(seed, count):
     values = Draws(seed, "u").uniform(count)
@@ -67,11 +71,13 @@ def test_draws_are_uniform_normal_and_independent():
     assert abs(np.corrcoef(a, b)[0, 1]) < 4 / math.sqrt(n)
 
 
+@QUICK
 @given(st.integers(), st.integers(0, 300))
 def test_a_permutation_has_everything_once(seed, count):
     assert sorted(Draws(seed, "p").permutation(count)) == list(range(count))
 
 
+@QUICK
 @given(st.integers(), st.integers(0, 100), st.integers(1, 1000))
 def test_integers_stay_below_their_bound(seed, count, bound):
     values = Draws(seed, "b").below(count, bound)
@@ -79,6 +85,7 @@ def test_integers_stay_below_their_bound(seed, count, bound):
     assert ((values >= 0) & (values < bound)).all()
 
 
+@QUICK
 @given(st.integers(0, 5), st.lists(st.integers(1, 5), min_size=1, max_size=3), st.randoms(use_true_random=False))
 def test_an_input_specification_gives_the_models_shape(count, sides, chance):
     axes = list(range(len(sides)))
@@ -133,6 +140,7 @@ def cost_tables(draw) -> tuple[list[NodeCost], dict[str, int]]:
     return rows, kept
 
 
+@QUICK
 @given(cost_tables(), st.integers(0, 1000), st.integers(0, 100), st.sampled_from(["masked-dense", "dense"]))
 def test_flops_are_those_of_a_plain_loop(table, samples, steps, kernel):
     rows, kept = table
@@ -148,6 +156,7 @@ def test_flops_are_those_of_a_plain_loop(table, samples, steps, kernel):
     assert flops(rows, kept, kernel, samples=samples, steps=steps) == Flops(dense, ideal, executed)
 
 
+@QUICK
 @given(cost_tables(), st.integers(0, 100), st.integers(0, 100))
 def test_flops_of_two_trainings_add_up(table, one, other):
     rows, _ = table
@@ -157,6 +166,7 @@ def test_flops_of_two_trainings_add_up(table, one, other):
     assert both.ideal == both.dense == both.executed
 
 
+@QUICK
 @given(st.lists(st.integers(0, 10**12), max_size=200), st.integers(1, 1000))
 def test_a_percentile_is_the_nearest_rank_in_the_sorted_list(values, thousandths):
     got = percentile(values, thousandths / 1000)

@@ -10,6 +10,7 @@ from device_runtime.wire.draws import Draws
 from device_runtime.wire.submodel import decode_kept, decode_supports, encode_kept, encode_supports
 from device_runtime.wire.support import Kept, Support, cut, sha256_hex
 from device_runtime.wire.tensors import decode_files, decode_tensors, encode_files, encode_tensors
+from tests.fakes import QUICK
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, max_side=6)
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=40).filter(
@@ -54,6 +55,7 @@ def travel(kept: dict[str, Kept], value_type: str, seed: int = 0) -> dict[str, K
     return decode_kept(data, {name: k.support for name, k in kept.items()})
 
 
+@QUICK
 @given(TENSORS)
 def test_tensors_come_back_bit_for_bit(tensors):
     decoded = decode_tensors(encode_tensors(tensors))
@@ -63,17 +65,20 @@ def test_tensors_come_back_bit_for_bit(tensors):
         assert decoded[name].tobytes() == array.tobytes()
 
 
+@QUICK
 @given(TENSORS)
 def test_equal_tensors_are_equal_bytes_in_any_order_and_memory_layout(tensors):
     again = {name: np.array(array, order="F") for name, array in reversed(tensors.items())}
     assert encode_tensors(again) == encode_tensors(tensors)
 
 
+@QUICK
 @given(st.dictionaries(NAMES.filter(lambda n: n and n[0] != "." and not set(n) & set("/\\")), st.binary()))
 def test_files_come_back(files):
     assert decode_files(encode_files(files)) == files
 
 
+@QUICK
 @given(submodels())
 def test_fp32_is_exact(kept):
     decoded = travel(kept, "fp32")
@@ -83,6 +88,7 @@ def test_fp32_is_exact(kept):
         assert decoded[name].support is k.support
 
 
+@QUICK
 @given(submodels(st.floats(-65504, 65504, width=32)))
 def test_fp16_is_within_half_a_unit_of_its_last_place(kept):
     for name, got in travel(kept, "fp16").items():
@@ -91,6 +97,7 @@ def test_fp16_is_within_half_a_unit_of_its_last_place(kept):
         assert (np.abs(got.values - sent) <= bound).all()
 
 
+@QUICK
 @given(submodels(), st.integers(0, 99))
 def test_int8_is_within_one_step(kept, seed):
     for name, got in travel(kept, "int8", seed).items():
@@ -125,6 +132,7 @@ def test_the_same_draws_round_the_same_way():
     assert first != other
 
 
+@QUICK
 @given(st.data(), supports())
 def test_gather_undoes_scatter(data, support):
     values = data.draw(float_array(support.count))
@@ -134,6 +142,7 @@ def test_gather_undoes_scatter(data, support):
     assert (dense[~support.dense_mask()] == 7.0).all()
 
 
+@QUICK
 @given(st.data(), supports())
 def test_scatter_undoes_gather_on_the_support(data, support):
     dense = data.draw(float_array(support.shape))
@@ -144,6 +153,7 @@ def test_scatter_undoes_gather_on_the_support(data, support):
     assert int(mask.sum()) == support.count
 
 
+@QUICK
 @given(supports(), supports())
 def test_supports_have_the_same_sha_exactly_when_they_are_equal(a, b):
     same = a.kind == b.kind and a.shape == b.shape and np.array_equal(a.dense_mask(), b.dense_mask())
@@ -154,6 +164,7 @@ def test_supports_have_the_same_sha_exactly_when_they_are_equal(a, b):
     assert (a.sha == b.sha) == same
 
 
+@QUICK
 @given(st.data(), st.lists(SHAPES, max_size=4))
 def test_supports_come_back(data, shapes):
     names = {f"p{i}": shape for i, shape in enumerate(shapes)}
@@ -167,6 +178,7 @@ def test_supports_come_back(data, shapes):
     assert {name: s.sha for name, s in decoded.items()} == {name: s.sha for name, s in sent.items()}
 
 
+@QUICK
 @given(st.data())
 def test_a_cut_submodel_travels_and_lands_where_it_was_cut(data):
     support = data.draw(supports())
@@ -175,6 +187,7 @@ def test_a_cut_submodel_travels_and_lands_where_it_was_cut(data):
     assert np.array_equal(arrived, np.where(support.dense_mask(), dense, 0))
 
 
+@QUICK
 @given(st.binary())
 def test_a_blob_has_the_hash_of_its_bytes_as_name(data):
     assert sha256_hex(data) == sha256_hex(memoryview(data))

@@ -11,6 +11,7 @@ from device_runtime.wire.errors import RemoteWireError
 from device_runtime.wire.messages import Chunk, Get
 from device_runtime.wire.support import sha256_hex
 from device_runtime.wire.transfer import Download, accept, assemble, chunk_count, cut_chunk, request, retry
+from tests.fakes import QUICK
 
 CHUNK = 16
 SIZES = st.one_of(
@@ -36,6 +37,7 @@ def answer(data: bytes, get: Get | None) -> list[Chunk]:
     return [chunk for chunk in chunks if chunk is not None]
 
 
+@QUICK
 @given(SIZES)
 def test_chunks_put_together_are_the_blob(size):
     data = content(size)
@@ -46,7 +48,7 @@ def test_chunks_put_together_are_the_blob(size):
 
 
 @given(SIZES, st.booleans(), st.integers(0, 2**32))
-@settings(max_examples=150)
+@settings(QUICK, max_examples=150)
 def test_a_blob_arrives_through_loss_duplication_and_any_order(size, size_known, seed):
     chance = random.Random(seed)
     data = content(size)
@@ -75,6 +77,7 @@ def test_a_blob_arrives_through_loss_duplication_and_any_order(size, size_known,
     assert request(download) == (download, None)
 
 
+@QUICK
 @given(SIZES)
 def test_without_loss_every_chunk_is_asked_for_once(size):
     data = content(size)

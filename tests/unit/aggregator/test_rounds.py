@@ -283,6 +283,29 @@ def test_a_rejected_update_does_not_count_and_the_round_waits(shell):
     assert shell.closed == []
 
 
+def test_of_two_updates_of_an_assignment_the_first_counts(shell):
+    shell.update("a")
+    commands = shell.update("a", UPDATE + b" of another life")
+    assert [(type(c), c.message.verdict) for c in commands] == [(Send, "late")]
+    assert list(shell.verdicts.values()) == ["accepted"]
+
+
+def test_an_update_offered_again_gets_the_receipt_it_got(shell):
+    receipt = shell.update("a")[-1]
+    assert isinstance(receipt.message, Receipt)
+    assert shell.offer("a") == [receipt]
+    shell.update("b")
+    assert shell.happens(Heard("a", fakes.offer(fakes.assignment("a")))) == [receipt, Send("a", shell.assignments["a"])]
+
+
+def test_an_update_larger_than_the_submodel_can_need_is_rejected_unseen(shell):
+    offer = fakes.offer(shell.assignments["a"], bytes(101))
+    commands = shell.happens(Heard("a", offer))
+    assert [type(c) for c in commands] == [RejectUpdate, Send]
+    assert commands[1].message.verdict == "rejected"
+    assert shell.status()["a"] == "rejected"
+
+
 def test_a_late_refusal_is_ignored(shell):
     shell.update("a")
     assert shell.refuse("a") == []
@@ -423,25 +446,25 @@ def test_the_last_round_releases_everybody_and_latecomers_too(shell):
 
 DEVICES = ["a", "b", "c"]
 ACTIONS = st.sampled_from(
-    ["hello", "restart", "offer", "bad", "large", "old", "chunk", "refuse", "leave", "gone", "wait"]
+    ["hello", "restart", "offer", "other", "bad", "large", "old", "chunk", "refuse", "leave", "gone", "wait"]
 )
 
 
 def act(shell: Shell, action: str, device: str, counter: int) -> None:
     of = shell.assignments.get(device, fakes.assignment(device))
-    data = {"bad": b"bad", "large": bytes(101)}.get(action, UPDATE)
+    data = {"bad": b"bad", "large": bytes(101), "other": UPDATE + b" of another life"}.get(action, UPDATE)
     session = shell.state.members[device].hello.session if device in shell.state.members else "s0"
     match action:
         case "hello":
             shell.hello(device, session)
         case "restart":
             shell.hello(device, f"s{counter}")
-        case "offer" | "bad" | "large":
+        case "offer" | "other" | "bad" | "large":
             shell.happens(Heard(device, fakes.offer(of, data)))
         case "old":
             shell.happens(Heard(device, fakes.offer(fakes.assignment(device, 1))))
         case "chunk":
-            for content in (UPDATE, b"bad"):
+            for content in (UPDATE, UPDATE + b" of another life", b"bad"):
                 shell.happens(Heard(device, cut_chunk(content, sha256_hex(content), 0)))
         case "refuse":
             shell.happens(Heard(device, Refusal(assignment_id=of.id, device=device, reason="no")))
@@ -471,8 +494,9 @@ def test_in_every_conversation(actions, quorum, devices_min):
         assert len(accepted) >= quorum
     counted = [assignment for accepted in shell.closed for assignment in accepted.values()]
     assert len(counted) == len(set(counted))
-    good = {assignment for (assignment, _), verdict in shell.verdicts.items() if verdict == "accepted"}
-    assert set(counted) <= good
+    good = [assignment for (assignment, _), verdict in shell.verdicts.items() if verdict == "accepted"]
+    assert set(counted) <= set(good)
+    assert len(good) == len(set(good)), "one update of an assignment is accepted"
     for command in shell.commands:
         if isinstance(command, Send) and isinstance(command.message, Receipt) and command.message.verdict != "late":
             key = (command.message.assignment_id, command.message.update_sha)

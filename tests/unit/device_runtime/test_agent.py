@@ -30,6 +30,7 @@ from device_runtime.wire.messages import Assignment, Get, Hello, Offer, Receipt,
 from device_runtime.wire.support import sha256_hex
 from device_runtime.wire.transfer import cut_chunk
 from tests import fakes
+from tests.fakes import QUICK
 from tests.golden.values import MESSAGES
 
 A, B = fakes.assignment(), fakes.assignment(round_index=2)
@@ -195,6 +196,7 @@ EVENTS = st.one_of(
 )
 
 
+@QUICK
 @given(st.lists(st.tuples(EVENTS, st.integers(0, 40))), st.booleans())
 def test_in_every_conversation(events, fails):
     """Nothing a peer says raises; at most one training runs; what is offered was spooled."""

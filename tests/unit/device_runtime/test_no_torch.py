@@ -66,10 +66,8 @@ def _run(script: str, *arguments: str) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("engine", available_engines())
+@pytest.mark.parametrize("engine", [e for e in available_engines() if e in WRITERS])
 def test_training_imports_neither_torch_nor_onnx(tmp_path: Path, engine: str) -> None:
-    if engine not in WRITERS:
-        pytest.skip(f"no artifact is written for engine {engine} yet")
     WRITERS[engine](
         build_model("mlp", (1, 8, 8), 10, seed=0), tmp_path / "artifact", name="mlp",
         input=InputSpec(shape=(1, 8, 8)), class_count=10, loss="cross_entropy", optimizer=choose_optimizer("sgd"),

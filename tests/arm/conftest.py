@@ -1,0 +1,46 @@
+"""Boards are made once per session: the root from its cache, the wheel from this checkout."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aggregator.demo.broker import Broker, find_binary, start_broker
+from tests.arm.board import Board, NoBoardError, build_wheel, make_board, make_root
+
+
+@pytest.fixture(scope="session")
+def arm_root() -> Path:
+    """The aarch64 root, or a skip that says why there is none."""
+    try:
+        return make_root()
+    except NoBoardError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's own wheel."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def board(arm_root: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Board:
+    """A board with the device runtime, as `pip install espalier-fl` gives it."""
+    return make_board(arm_root, wheel, tmp_path_factory.mktemp("board"))
+
+
+@pytest.fixture(scope="session")
+def gateway(arm_root: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Board:
+    """A board with the aggregator, as `pip install 'espalier-fl[aggregator]'` gives it."""
+    return make_board(arm_root, wheel, tmp_path_factory.mktemp("gateway"), "aggregator")
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Broker]:
+    """Mosquitto on the loopback."""
+    if find_binary("mosquitto") is None:
+        pytest.skip("mosquitto is not installed")
+    started = start_broker("mosquitto", tmp_path / "broker")
+    yield started
+    started.stop()

@@ -1,0 +1,60 @@
+"""Federations of which some processes run on an emulated board."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aggregator.demo.plan import Options
+from aggregator.settings import ModelSection, TrainingSection
+from device_runtime.wire.draws import Draws
+from tests.arm.board import Board
+from tests.e2e.harness import Fleet
+
+DEVICE = "device-01"
+SAMPLES, TEST_SAMPLES, BATCH, EPOCHS = 72, 30, 32, 2  # three batches an epoch, the last one of eight samples
+ROUND_TIMEOUT_S = 150.0
+
+
+@dataclass(frozen=True)
+class On:
+    """Where a process runs: a board with a CPU model."""
+
+    board: Board
+    cpu: str
+
+
+def write_pictures(path: Path) -> Path:
+    """Pictures of 28 x 28 in three classes, each bright in a corner of its own, in noise."""
+    count = SAMPLES + TEST_SAMPLES
+    x = Draws(7, "pictures").uniform(count * 28 * 28).reshape(count, 28, 28).astype(np.float32)
+    y = np.arange(count) % 3
+    for picture, label in zip(x, y, strict=True):
+        picture[10 * label : 10 * label + 8, :8] += 1
+    np.savez(path, x_train=x[:SAMPLES], y_train=y[:SAMPLES], x_test=x[SAMPLES:], y_test=y[SAMPLES:])
+    return path
+
+
+def one_round(data: Path, engine: str) -> Options:
+    """One device, one round of LeNet-5 at 80 % sparsity; the update travels exactly."""
+    training = TrainingSection(batch_size=BATCH, local_epochs=EPOCHS, update_dtype="fp32")
+    return Options(
+        rounds=1, devices=1, data=str(data), layout="hw", partition="iid", noise="none", engine=engine, seed=11,
+        model=ModelSection(name="lenet5"), training=training, deadline_s=ROUND_TIMEOUT_S,
+    )  # fmt: skip
+
+
+def start_on(on: On | None, run: Fleet, name: str) -> None:
+    """Start a process of the fleet on a board, or here."""
+    if on is None:
+        run.start(name)
+        return
+    kind, file = ("aggregator", "aggregator.toml") if name == "aggregator" else ("device", f"devices/{name}/device.toml")
+    json = ("--json",) if name == "aggregator" else ()
+    line = on.board.command(on.cpu, "-m", "device_runtime", kind, "run", "--config", run.folder / file, *json)
+    output = run.folder / "output"
+    with open(output / f"{name}.out", "ab") as out, open(output / f"{name}.err", "ab") as err:
+        run.running[name] = subprocess.Popen(
+            line, env=on.board.environment, cwd=on.board.home, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+        )

@@ -1,0 +1,71 @@
+"""Every zoo model's gradients and loss curve are those of onnxruntime-training."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from device_runtime.wire.manifest import InputSpec
+from export.optimizers import choose_optimizer
+from export.parameters import initial_params
+from export.training_artifact import write_training_artifact
+from export.zoo import MODELS, build_model
+from tests.unit.export.conftest import INPUT_SHAPES, BareSession
+
+
+def _official(name: str, folder: Path, masks: dict[str, np.ndarray]) -> BareSession:
+    model = build_model(name, INPUT_SHAPES[name], 10, seed=1)
+    arguments: dict[str, Any] = {"name": name, "class_count": 10, "loss": "cross_entropy"}
+    spec = InputSpec(shape=INPUT_SHAPES[name])
+    write_training_artifact(model, folder, input=spec, optimizer=choose_optimizer("sgd"), **arguments)
+    params = {k: np.where(masks[k], v, 0) if k in masks else v for k, v in initial_params(model).items()}
+    return BareSession(folder, params, {k: v.astype(np.float32) for k, v in masks.items()})
+
+
+def _masks(name: str, density: float) -> dict[str, np.ndarray]:
+    from export.parameters import parameter_table
+
+    rng = np.random.default_rng(7)
+    table = parameter_table(build_model(name, INPUT_SHAPES[name], 10, seed=1))
+    return {p.name: rng.random(p.shape) < density for p in table if p.prunable}
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_gradients_are_the_official_ones(name: str, tmp_path: Path, stepper: Callable[..., Any]) -> None:
+    masks = _masks(name, 0.7)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, *INPUT_SHAPES[name])).astype(np.float32), rng.integers(0, 10, 8)
+    official = _official(name, tmp_path / "official", masks)
+    loss, _ = official.train_step(x, y)
+    # The first momentum is the gradient itself.
+    ours = stepper(build_model(name, INPUT_SHAPES[name], 10, seed=1), choose_optimizer("sgd", momentum=0.9), masks)
+    results = ours.run(x, y, 0.1)
+    assert results["loss"] == pytest.approx(loss, rel=1e-5)
+    gradients = official.gradients()
+    assert {f"{k}.momentum" for k in gradients} == {s.name for s in ours.step.states}
+    for key, expected in gradients.items():
+        found = results[f"{key}.momentum.next"]
+        error = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-6)
+        assert error <= 1e-4, (key, error)
+        if key in masks:
+            assert not found[~masks[key]].any()
+            following = results[f"{key}.next"][~masks[key]]
+            assert not following.any()
+            assert not np.signbit(following).any()
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_fifty_steps_track_the_official_loss(name: str, tmp_path: Path, stepper: Callable[..., Any]) -> None:
+    official = _official(name, tmp_path / "official", {})
+    ours = stepper(build_model(name, INPUT_SHAPES[name], 10, seed=1), choose_optimizer("sgd"))
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(64, *INPUT_SHAPES[name])).astype(np.float32)
+    y = rng.integers(0, 10, 64)
+    for step in range(50):
+        batch = rng.permutation(64)[:8]
+        expected, _ = official.train_step(x[batch], y[batch])
+        official.optimizer_step(0.005)
+        found = ours.run(x[batch], y[batch], 0.005)["loss"]
+        assert abs(found - expected) <= 1e-3 * max(1.0, expected), (step, found, expected)
