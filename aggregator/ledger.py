@@ -8,11 +8,11 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from aggregator.core.rounds import OpenedRound
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.messages import Assignment, Hello, Offer, Receipt, Refusal
 
@@ -33,19 +33,6 @@ CREATE UNIQUE INDEX one_update_counts ON updates (assignment_id) WHERE verdict =
 CREATE TABLE traffic (round_index INTEGER NOT NULL, device TEXT NOT NULL, bytes_up INTEGER NOT NULL,
   bytes_down INTEGER NOT NULL, PRIMARY KEY (round_index, device)) STRICT;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedRound:
-    """A round on record: its assignments, the offers accepted so far, every receipt given, every refusal."""
-
-    round_index: int
-    attempt: int
-    update_bytes_max: int
-    assignments: tuple[Assignment, ...]
-    accepted: dict[str, Offer]
-    receipts: dict[tuple[str, str], Receipt]
-    refused: frozenset[str]
 
 
 Traffic = dict[str, tuple[int, int]]  # device -> payload bytes up, down

@@ -214,7 +214,7 @@ def read_result(folder: Path) -> RunResult:
         return msgspec.json.decode(path.read_bytes(), type=RunResult)
     except OSError as error:
         raise UsageError(f"there is no result in {str(folder)!r} ({error.strerror}): is the run finished?") from error
-    except msgspec.MsgspecError as error:
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise UsageError(f"{str(path)!r} is malformed: {error}.") from error
 
 

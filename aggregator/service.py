@@ -6,15 +6,15 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
+from aggregator.core import round_events as events
 from aggregator.core import rounds
 from aggregator.core.rounds import RoundState
 from aggregator.federation import Federation, RoundOutcome
-from aggregator.ledger import Ledger, OpenedRound, Traffic
+from aggregator.ledger import Ledger, Traffic
 from aggregator.results import RoundResult
 from aggregator.run_folder import (
     device_rounds,
@@ -72,42 +72,18 @@ class Aggregator:
     def _resume(self) -> tuple[RunState, RoundState]:
         """The state after the last committed round, and the round machine as far as the ledger knows it."""
         committed = self._ledger.last_committed()
-        members = {h.device: rounds.Member(h, online=False) for h, member, _, _ in self._ledger.devices() if member}
-        state = RoundState(self._settings.round_rules, members=members)
+        count = 0 if committed is None else committed[0]
         if committed is None:
             run_state = self._federation.start()
         else:
             data = self._blobs.get(committed[1])
             if data is None:
-                raise UsageError(f"the state of round {committed[0]} is missing from {self._folder}; restore it.")
+                raise UsageError(f"the state of round {count} is missing from {self._folder}; restore it.")
             run_state = decode_state(data)
-            state = replace(state, round_index=committed[0] + 1)
-            log.info("resuming after round %d", committed[0])
-        if state.round_index > self._settings.rounds.count:
-            return run_state, replace(state, phase="finished")
-        opened = self._ledger.opened_round(state.round_index)
-        return run_state, state if opened is None else self._reopened(state, opened)
-
-    def _reopened(self, state: RoundState, opened: OpenedRound) -> RoundState:
-        """The round that was under way, with what was accepted before the interruption."""
-        tasks = {}
-        for assignment in opened.assignments:
-            status: rounds.TaskStatus = "assigned"
-            if assignment.device in opened.accepted:
-                status = "accepted"
-            elif assignment.id in opened.refused or any(key[0] == assignment.id for key in opened.receipts):
-                status = "rejected"
-            tasks[assignment.device] = rounds.Task(assignment, status, opened.accepted.get(assignment.device))
-        deadline_ns = time.monotonic_ns() + int(self._settings.rounds.deadline_s * rounds.SECOND_NS)
-        return replace(
-            state,
-            phase="open",
-            attempt=opened.attempt,
-            tasks=tasks,
-            update_bytes_max=opened.update_bytes_max,
-            deadline_ns=deadline_ns,
-            receipts=opened.receipts,
-        )
+            log.info("resuming after round %d", count)
+        members = [hello for hello, member, _, _ in self._ledger.devices() if member]
+        opened = self._ledger.opened_round(count + 1)
+        return run_state, rounds.resume(self._settings.round_rules, members, count, opened, time.monotonic_ns())
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
@@ -125,7 +101,7 @@ class Aggregator:
                 try:
                     self._handle(self._inbox.get(timeout=TICK_S))
                 except queue.Empty:
-                    self._step(rounds.Tick())
+                    self._step(events.Tick())
                 self._flush_traffic()
             return self._finished_at is not None
         finally:
@@ -162,44 +138,44 @@ class Aggregator:
         except RemoteWireError as error:
             log.warning("ignored a message: %s", error)
             return
-        self._step(rounds.Heard(device, message))
+        self._step(events.Heard(device, message))
 
-    def _step(self, event: rounds.Event) -> None:
+    def _step(self, event: events.Event) -> None:
         self._state, commands = rounds.step(self._state, event, time.monotonic_ns())
         for command in commands:
             self._carry_out(command)
 
-    def _carry_out(self, command: rounds.Command) -> None:
+    def _carry_out(self, command: events.Command) -> None:
         match command:
-            case rounds.Send(device, message):
+            case events.Send(device, message):
                 self._send(device, message)
-            case rounds.Broadcast(message):
+            case events.Broadcast(message):
                 self._link.publish(all_topic(self._settings.link.site), encode_message(message))
-            case rounds.Serve(device, get):
+            case events.Serve(device, get):
                 self._serve(device, get.sha, get.indices)
-            case rounds.OpenRound():
+            case events.OpenRound():
                 self._open(command)
-            case rounds.CheckUpdate(offer, data):
+            case events.CheckUpdate(offer, data):
                 self._check(offer, data)
-            case rounds.RejectUpdate(offer, reason):
+            case events.RejectUpdate(offer, reason):
                 self._verdict(offer, "rejected", reason)
-            case rounds.CloseRound(round_index):
+            case events.CloseRound(round_index):
                 self._close(round_index)
             case _:
                 self._book(command)
 
-    def _book(self, command: rounds.Bookkeeping) -> None:
+    def _book(self, command: events.Bookkeeping) -> None:
         match command:
-            case rounds.Enrol(hello):
+            case events.Enrol(hello):
                 self._ledger.enrol(hello)
                 self._report("device_joined", {"device": hello.device, "sample_count": hello.sample_count})
-            case rounds.Depart(device, reason):
+            case events.Depart(device, reason):
                 self._ledger.depart(device, reason)
                 self._report("device_left", {"device": device, "reason": reason})
-            case rounds.RecordRefusal(refusal):
+            case events.RecordRefusal(refusal):
                 self._ledger.refuse(refusal)
                 self._report("refused", {"device": refusal.device, "reason": refusal.reason})
-            case rounds.Note(text):
+            case events.Note(text):
                 log.info("%s", text)
                 self._report("note", {"text": text})
 
@@ -235,14 +211,14 @@ class Aggregator:
 
     # --- rounds -----------------------------------------------------------------------------------------------
 
-    def _open(self, command: rounds.OpenRound) -> None:
+    def _open(self, command: events.OpenRound) -> None:
         self._wall_start = time.monotonic()
         assignments, bytes_max = self._federation.assign(
             self._run_state, self._run_id, command.round_index, command.attempt, self._servable(command.devices)
         )
         self._ledger.open_round(command.round_index, command.attempt, bytes_max, assignments)
         self._report("round_opened", {"round_index": command.round_index, "devices": [a.device for a in assignments]})
-        self._step(rounds.Opened(assignments, bytes_max))
+        self._step(events.Opened(assignments, bytes_max))
 
     def _servable(self, devices: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         """The engines of the devices for which an artifact can be made; the others are told of and left out."""
@@ -279,7 +255,7 @@ class Aggregator:
             "bytes": offer.size_bytes,
         }
         self._report("update", {**fields, "step_ms_p50": None if p50 is None else p50 / 1e6})
-        self._step(rounds.Checked(offer.device, receipt))
+        self._step(events.Checked(offer.device, receipt))
 
     def _close(self, round_index: int) -> None:
         accepted = {d: t.offer for d, t in self._state.tasks.items() if t.status == "accepted" and t.offer is not None}
@@ -287,7 +263,7 @@ class Aggregator:
         self._commit(round_index, accepted, outcome)
         self._report("round_closed", {"round_index": round_index})
         last = round_index >= self._settings.rounds.count
-        self._step(rounds.Closed())
+        self._step(events.Closed())
         if last:
             self._finish()
 

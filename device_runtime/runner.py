@@ -207,7 +207,7 @@ class Device:
         """The offer not yet receipted, None when there is none."""
         try:
             return msgspec.json.decode(self._spool.read_bytes(), type=Offer)
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, UnicodeDecodeError, msgspec.MsgspecError):
             return None
 
     def _spooled(self, assignment_id: str) -> Offer | None:

@@ -9,10 +9,30 @@ by missing `missed_max` rounds in a row. So a device that is killed and restarte
 nothing had happened, and the run ends with the same bits. Commands come in the order the shell must carry them out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from aggregator.core.round_events import (
+    Broadcast,
+    Checked,
+    CheckUpdate,
+    Closed,
+    CloseRound,
+    Command,
+    Depart,
+    Enrol,
+    Event,
+    Heard,
+    Note,
+    Opened,
+    OpenRound,
+    RecordRefusal,
+    RejectUpdate,
+    Send,
+    Serve,
+    Tick,
+)
 from device_runtime.wire import transfer
 from device_runtime.wire.errors import RemoteWireError
 from device_runtime.wire.messages import (
@@ -88,136 +108,51 @@ class RoundState:
     receipts: Mapping[tuple[str, str], Receipt] = field(default_factory=dict)
 
 
-# --- events -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A message from a device, on that device's own topic."""
-
-    device: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The round's blobs and assignments are on disk; an update may have `update_bytes_max` bytes."""
-
-    assignments: tuple[Assignment, ...]
-    update_bytes_max: int
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """An update was checked and its verdict is on disk."""
-
-    device: str
-    receipt: Receipt
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The round's result is committed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time passed."""
-
-
-Event = Heard | Opened | Checked | Closed | Tick
-
-
-# --- commands -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Publish a message to one device."""
-
-    device: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Broadcast:
-    """Publish a message to every device."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Enrol:
-    """Make the membership of a device durable."""
-
-    hello: Hello
-
-
-@dataclass(frozen=True, slots=True)
-class Depart:
-    """Make durable that a device is no longer a member."""
-
-    device: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class OpenRound:
-    """Build and record the assignments of these devices, in this order; answer with Opened."""
+class OpenedRound:
+    """A round on record: its assignments, the offers accepted so far, every receipt given, every refusal (by id)."""
 
     round_index: int
     attempt: int
-    devices: tuple[str, ...]
+    update_bytes_max: int
+    assignments: tuple[Assignment, ...]
+    accepted: Mapping[str, Offer]
+    receipts: Mapping[tuple[str, str], Receipt]
+    refused: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class CheckUpdate:
-    """Check an update, journal the verdict; answer with Checked."""
-
-    offer: Offer
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RejectUpdate:
-    """Journal that an offered update is refused unseen; answer with Checked."""
-
-    offer: Offer
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class RecordRefusal:
-    """Make durable that a device could not carry out its assignment."""
-
-    refusal: Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class CloseRound:
-    """Aggregate the accepted updates, evaluate, commit; answer with Closed."""
-
-    round_index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Serve:
-    """Publish chunks of a blob to a device."""
-
-    device: str
-    get: Get
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something a person may want to know."""
-
-    text: str
-
-
-Bookkeeping = Enrol | Depart | RecordRefusal | Note
-Command = Send | Broadcast | OpenRound | CheckUpdate | RejectUpdate | CloseRound | Serve | Bookkeeping
 Step = tuple[RoundState, list[Command]]
+
+
+def resume(
+    rules: RoundRules, members: Iterable[Hello], rounds_committed: int, opened: OpenedRound | None, now_ns: int
+) -> RoundState:
+    """The state after a restart, from what the ledger holds: who is a member, and the round that was under way.
+
+    Members count as offline until they are heard; an open round gets a fresh deadline.
+    """
+    known = {hello.device: Member(hello, online=False) for hello in members}
+    state = RoundState(rules, round_index=rounds_committed + 1, members=known)
+    if rounds_committed >= rules.round_count:
+        return replace(state, phase="finished")
+    if opened is None:
+        return state
+    answered = opened.refused | {assignment_id for assignment_id, _ in opened.receipts}
+    tasks = {}
+    for assignment in opened.assignments:
+        status: TaskStatus = "rejected" if assignment.id in answered else "assigned"
+        if assignment.device in opened.accepted:
+            status = "accepted"
+        tasks[assignment.device] = Task(assignment, status, opened.accepted.get(assignment.device))
+    return replace(
+        state,
+        phase="open",
+        attempt=opened.attempt,
+        tasks=tasks,
+        update_bytes_max=opened.update_bytes_max,
+        deadline_ns=now_ns + int(rules.deadline_s * SECOND_NS),
+        receipts=opened.receipts,
+    )
 
 
 def step(state: RoundState, event: Event, now_ns: int) -> Step:
@@ -394,9 +329,8 @@ def _deadline(state: RoundState, commands: list[Command], now_ns: int) -> Step:
     if state.phase != before:
         return state, commands
     accepted = sum(t.status == "accepted" for t in state.tasks.values())
-    note = (
-        f"round {state.round_index}: {accepted} of {state.rules.quorum} updates needed after the deadline; waiting on"
-    )
+    needed = state.rules.quorum
+    note = f"round {state.round_index}: {accepted} of {needed} updates needed are here after the deadline; waiting on"
     again = tuple(
         sorted(d for d, t in state.tasks.items() if t.status in ("rejected", "refused") and d in state.members)
     )

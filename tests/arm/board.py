@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from email.parser import Parser
 from pathlib import Path
@@ -67,18 +66,6 @@ def make_root() -> Path:
     return Path(done.stdout.splitlines()[-1])
 
 
-def build_wheel(folder: Path) -> Path:
-    """The project's own wheel, built from a copy, so that nothing is left in the checkout."""
-    source = folder / "source"
-    for name in PACKAGES:
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    _pip("-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "-w", folder, source)
-    (wheel,) = folder.glob("espalier_fl-*.whl")
-    return wheel
-
-
 def make_board(root: Path, wheel: Path, folder: Path, extra: str = "") -> Board:
     """A board with the wheel installed: its dependencies are kept beside the root, the wheel itself is not."""
     wanted = f"{wheel}[{extra}]" if extra else str(wheel)
@@ -95,7 +82,11 @@ def make_board(root: Path, wheel: Path, folder: Path, extra: str = "") -> Board:
 
 def install(folder: Path, *requirements: str | Path) -> None:
     """Install into `folder` what a board would install."""
-    _pip(_installer(), folder, *requirements)
+    done = subprocess.run(
+        [sys.executable, _installer(), folder, *requirements], capture_output=True, text=True, timeout=240,
+        check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def _install_once(folder: Path, wanted: str) -> None:
@@ -119,11 +110,3 @@ def _requirements(wheel: Path) -> bytes:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         metadata = Parser().parsestr(archive.read(name).decode())
     return "\n".join(metadata.get_all("Requires-Dist") or ()).encode()
-
-
-def _pip(*arguments: str | Path) -> None:
-    line: Iterable[str] = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(
-        list(line), capture_output=True, text=True, timeout=240, check=False, stdin=subprocess.DEVNULL
-    )
-    assert done.returncode == 0, done.stderr

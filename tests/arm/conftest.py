@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from aggregator.demo.broker import Broker, find_binary, start_broker
-from tests.arm.board import Board, NoBoardError, build_wheel, make_board, make_root
+from benchmarks.install_size import build_wheel
+from tests.arm.board import Board, NoBoardError, make_board, make_root
 
 
 @pytest.fixture(scope="session")

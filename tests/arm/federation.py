@@ -25,23 +25,23 @@ class On:
     cpu: str
 
 
-def write_pictures(path: Path) -> Path:
-    """Pictures of 28 x 28 in three classes, each bright in a corner of its own, in noise."""
-    count = SAMPLES + TEST_SAMPLES
-    x = Draws(7, "pictures").uniform(count * 28 * 28).reshape(count, 28, 28).astype(np.float32)
+def write_pictures(path: Path, side: int = 28) -> Path:
+    """Pictures of `side` x `side` in three classes, each with a bright band of its own, in noise."""
+    count, band = SAMPLES + TEST_SAMPLES, side // 3
+    x = Draws(7, "pictures").uniform(count * side * side).reshape(count, side, side).astype(np.float32)
     y = np.arange(count) % 3
     for picture, label in zip(x, y, strict=True):
-        picture[10 * label : 10 * label + 8, :8] += 1
+        picture[band * label : band * (label + 1), :band] += 1
     np.savez(path, x_train=x[:SAMPLES], y_train=y[:SAMPLES], x_test=x[SAMPLES:], y_test=y[SAMPLES:])
     return path
 
 
-def one_round(data: Path, engine: str) -> Options:
-    """One device, one round of LeNet-5 at 80 % sparsity; the update travels exactly."""
+def one_round(data: Path, engine: str, model: str = "lenet5") -> Options:
+    """One device, one round at 80 % sparsity; the update travels exactly."""
     training = TrainingSection(batch_size=BATCH, local_epochs=EPOCHS, update_dtype="fp32")
     return Options(
         rounds=1, devices=1, data=str(data), layout="hw", partition="iid", noise="none", engine=engine, seed=11,
-        model=ModelSection(name="lenet5"), training=training, deadline_s=ROUND_TIMEOUT_S,
+        model=ModelSection(name=model), training=training, deadline_s=ROUND_TIMEOUT_S,
     )  # fmt: skip
 
 
@@ -50,9 +50,11 @@ def start_on(on: On | None, run: Fleet, name: str) -> None:
     if on is None:
         run.start(name)
         return
-    kind, file = ("aggregator", "aggregator.toml") if name == "aggregator" else ("device", f"devices/{name}/device.toml")
-    json = ("--json",) if name == "aggregator" else ()
-    line = on.board.command(on.cpu, "-m", "device_runtime", kind, "run", "--config", run.folder / file, *json)
+    if name == "aggregator":
+        arguments = ("aggregator", "run", "--json", "--config", run.folder / "aggregator.toml")
+    else:
+        arguments = ("device", "run", "--config", run.folder / "devices" / name / "device.toml")
+    line = on.board.command(on.cpu, "-m", "device_runtime", *arguments)
     output = run.folder / "output"
     with open(output / f"{name}.out", "ab") as out, open(output / f"{name}.err", "ab") as err:
         run.running[name] = subprocess.Popen(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts.pip_for_arm import ENVIRONMENT
-from tests.arm.board import Board
+from tests.arm.board import CPUS, Board
 
 pytestmark = [pytest.mark.arm, pytest.mark.timeout(290)]
 
@@ -46,8 +46,20 @@ def test_dependencies_are_chosen_for_the_board_they_run_on(board: Board) -> None
 def test_help_is_printed(board: Board) -> None:
     done = board.run("cortex-a53", "-m", "device_runtime", "--help")
     assert done.returncode == 0, done.stderr
-    assert "device" in done.stdout
+    assert "Run the device runtime on this board." in done.stdout
+    assert "pip install 'espalier-fl[aggregator]'" in done.stdout, "what the other commands need is told"
     assert done.stderr == ""
+
+
+def test_what_is_not_installed_is_told_in_one_sentence(board: Board, tmp_path: Path) -> None:
+    config = tmp_path / "aggregator.toml"
+    config.write_text("")
+    for command in (("demo", "--rounds", "1"), ("aggregator", "run", "--config", str(config))):
+        done = board.run("cortex-a76", "-m", "device_runtime", *command)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert f"'espalier {command[0]}' needs onnx" in done.stderr
+        assert f"pip install 'espalier-fl[{command[0]}]'" in done.stderr
 
 
 def test_every_module_of_the_device_imports_without_torch_and_onnx(board: Board) -> None:
@@ -61,7 +73,7 @@ def test_every_module_of_the_device_imports_without_torch_and_onnx(board: Board)
     assert not installed & {"torch", "onnx", "onnxruntime_training_cpu", "matplotlib"}
 
 
-@pytest.mark.parametrize("cpu", ["cortex-a53", "cortex-a72", "cortex-a76"])
+@pytest.mark.parametrize("cpu", CPUS)
 def test_stock_onnxruntime_infers(board: Board, tmp_path: Path, cpu: str) -> None:
     onnx = pytest.importorskip("onnx")
     model = onnx.parser.parse_model(

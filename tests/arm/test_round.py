@@ -14,30 +14,42 @@ from aggregator.demo.broker import Broker, start_broker
 from aggregator.demo.plan import SITE
 from device_runtime.wire.manifest import MANIFEST_FILE, decode_manifest
 from device_runtime.wire.measurement import Measurement, Reading
-from device_runtime.wire.messages import Assignment, Goodbye, Hello, Offer, Receipt
+from device_runtime.wire.messages import Assignment, Hello, Offer, Receipt
 from device_runtime.wire.submodel import decode_kept, decode_supports
 from device_runtime.wire.support import FloatArray
 from device_runtime.wire.tensors import decode_files
 from tests.arm.board import CPUS, Board
-from tests.arm.federation import BATCH, DEVICE, EPOCHS, ROUND_TIMEOUT_S, SAMPLES, On, one_round, start_on, write_pictures
+from tests.arm.federation import (
+    BATCH,
+    DEVICE,
+    EPOCHS,
+    ROUND_TIMEOUT_S,
+    SAMPLES,
+    On,
+    one_round,
+    start_on,
+    write_pictures,
+)
 from tests.arm.recorder import Recorder, recorder
 from tests.e2e.harness import fleet, processes_about
 
 pytestmark = [pytest.mark.arm, pytest.mark.e2e, pytest.mark.timeout(290)]
 
 TOLERANCE = 1e-4
+# Convolutions, pooling and fully connected layers; and batch normalisation, whose running statistics are in the update.
+SIDES = {"lenet5": 28, "resnet8": 12}  # width and height of the pictures, small because emulation is slow
 
 
 @dataclass(frozen=True)
 class Round:
     """What a device said and sent in its only round, as a third party saw it pass."""
 
+    model: str
     engines: tuple[str, ...]
     offer: Offer
     update: dict[str, FloatArray]
     bytes_down: int
     verdict: str
-    farewell: str
 
     @property
     def measurement(self) -> Measurement:
@@ -52,19 +64,19 @@ def _as_seen(seen: Recorder) -> Round:
     supports = decode_supports(seen.blob(assignment.support_shas[0]), manifest.shapes())
     update = decode_kept(seen.blob(offer.update_sha), supports)
     return Round(
+        model=manifest.model,
         engines=seen.all(Hello)[0].engines,
         offer=offer,
         update={name: kept.dense() for name, kept in update.items()},
         bytes_down=seen.bytes_to(SITE, DEVICE),
         verdict=seen.all(Receipt)[-1].verdict,
-        farewell=seen.all(Goodbye)[-1].reason,
     )
 
 
-def _run_round(folder: Path, port: int, engine: str, on: On | None) -> Round:
+def _run_round(folder: Path, port: int, model: str, engine: str, on: On | None) -> Round:
     """One round with one device, here or on a board; everything has ended when it returns."""
     folder.mkdir()
-    options = one_round(write_pictures(folder / "pictures.npz"), engine)
+    options = one_round(write_pictures(folder / "pictures.npz", SIDES[model]), engine, model)
     with recorder("127.0.0.1", port, SITE) as seen, fleet(options, folder / "run", port) as run:
         run.start("aggregator")
         start_on(on, run, DEVICE)
@@ -74,13 +86,13 @@ def _run_round(folder: Path, port: int, engine: str, on: On | None) -> Round:
         return _as_seen(seen)
 
 
-@pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Round:
-    """The same device on this machine, with the same engine."""
+@pytest.fixture(scope="module", params=SIDES)
+def here(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, board: Board) -> Round:
+    """The same device on this machine, with the same engine. Asks for a board only so that none is a skip."""
     folder = tmp_path_factory.mktemp("here")
     broker = start_broker("auto", folder / "broker")
     try:
-        return _run_round(folder / "round", broker.port, "portable", None)
+        return _run_round(folder / "round", broker.port, request.param, "portable", None)
     finally:
         broker.stop()
 
@@ -98,17 +110,16 @@ def test_update_of_an_arm_device_equals_that_of_an_x86_device(
     cpu: str,
     record_property: Callable[[str, object], None],
 ) -> None:
-    arm = _run_round(tmp_path / "arm", mosquitto.port, "auto", On(board, cpu))
+    arm = _run_round(tmp_path / "arm", mosquitto.port, here.model, "auto", On(board, cpu))
     assert arm.verdict == "accepted"
-    assert arm.farewell != "stopped"
     assert arm.engines == ("portable",), "stock onnxruntime has no other engine"
     assert arm.update.keys() == here.update.keys()
-    worst = max(float(np.abs(arm.update[n] - here.update[n]).max()) for n in here.update)
+    difference = max(float(np.abs(arm.update[n] - here.update[n]).max()) for n in here.update)
     largest = max(float(np.abs(values).max()) for values in here.update.values())
-    record_property("max_abs_difference", worst)
-    print(f"{cpu}: largest change {largest:.3g}, largest difference {worst:.3g}")
+    record_property("largest_change", largest)
+    record_property("largest_difference", difference)
     assert largest > 100 * TOLERANCE, "the round changed the model, or equality would mean nothing"
-    assert worst <= TOLERANCE
+    assert difference <= TOLERANCE
     _assert_honest(arm, here, board)
 
 

@@ -12,7 +12,7 @@ import itertools
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aggregator.core import rounds
@@ -366,29 +366,12 @@ class AggregatorProcess(Process):
             self.world.send(device, RollCall(session=f"life-{self.life}"), up=False)
 
     def _resume(self) -> tuple[bytes, rounds.RoundState]:
-        members = {h.device: rounds.Member(h, online=False) for h, member, _, _ in self.ledger.devices() if member}
-        state = rounds.RoundState(self.rules, members=members)
         committed = self.ledger.last_committed()
+        count = 0 if committed is None else committed[0]
         model = b"start" if committed is None else self.blobs[committed[1]]
-        if committed is not None:
-            state = replace(state, round_index=committed[0] + 1)
-        if state.round_index > self.rules.round_count:
-            return model, replace(state, phase="finished")
-        opened = self.ledger.opened_round(state.round_index)
-        if opened is None:
-            return model, state
-        tasks = {}
-        for assignment in opened.assignments:
-            status: rounds.TaskStatus = "assigned"
-            if assignment.device in opened.accepted:
-                status = "accepted"
-            elif assignment.id in opened.refused or any(key[0] == assignment.id for key in opened.receipts):
-                status = "rejected"
-            tasks[assignment.device] = rounds.Task(assignment, status, opened.accepted.get(assignment.device))
-        return model, replace(
-            state, phase="open", attempt=opened.attempt, tasks=tasks, update_bytes_max=opened.update_bytes_max,
-            deadline_ns=self.world.now_ns + int(self.rules.deadline_s * SECOND_NS), receipts=opened.receipts,
-        )  # fmt: skip
+        members = [hello for hello, member, _, _ in self.ledger.devices() if member]
+        opened = self.ledger.opened_round(count + 1)
+        return model, rounds.resume(self.rules, members, count, opened, self.world.now_ns)
 
     # --- the loop ---------------------------------------------------------------------------------------------
 

@@ -19,19 +19,17 @@ VOID = {"meta"}
 
 
 def _device(name, weight, *, measured=True, contribution=0.5):
-    step = {"step_ms_p50": 4.0, "step_ms_p90": 5.0, "step_ms_p99": 9.0, "rss_mb_peak": 150.0} if measured else {}
+    step = {"step_ms_p50": 4.0, "step_ms_p90": 5.0, "step_ms_p99": 9.0, "rss_mb_peak": 150.0}
+    step |= {"flops_dense": 1_000_000, "flops_ideal": 200_000, "flops_executed": 1_050_000}
     unknown = dict.fromkeys(f.name for f in msgspec.structs.fields(DeviceRound) if type(None) in _options(f.type))
     return DeviceRound(
-        **(unknown | step),
+        **(unknown | (step if measured else {})),
         name=name,
         weight=weight,
         contribution=contribution,
         sample_count=200,
         sparsity=0.7999,
         engine="ort_training",
-        flops_dense=1_000_000 if measured else 0,
-        flops_ideal=200_000 if measured else 0,
-        flops_executed=1_050_000 if measured else 0,
     )
 
 
