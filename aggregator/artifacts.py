@@ -11,6 +11,7 @@ from device_runtime.store import BlobStore
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import InputSpec, Loss, Manifest, Optimizer
 from device_runtime.wire.tensors import encode_files
+from export.portable_artifact import write_portable_artifact
 from export.training_artifact import write_training_artifact
 
 
@@ -30,7 +31,7 @@ class Writer(Protocol):
     ) -> Manifest: ...
 
 
-WRITERS: dict[str, Writer] = {"ort_training": write_training_artifact}
+WRITERS: dict[str, Writer] = {"ort_training": write_training_artifact, "portable": write_portable_artifact}
 
 
 @dataclass(frozen=True, slots=True)

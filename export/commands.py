@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 import typer
@@ -34,7 +34,7 @@ def training(
     torch: Annotated[str | None, typer.Option("--torch", help="Your torch model, as package.module:factory.")] = None,
     onnx: Annotated[Path | None, typer.Option("--onnx", help="Your forward model as an ONNX file.")] = None,
     classes: Annotated[int, typer.Option("--classes", help="Number of classes (or of outputs, with mse).")] = 10,
-    loss: Annotated[str, typer.Option("--loss", help="cross_entropy or mse.")] = "cross_entropy",
+    loss: Annotated[str, typer.Option("--loss", help="cross_entropy, mse, bce_with_logits or l1.")] = "cross_entropy",
     optimizer: Annotated[str, typer.Option("--optimizer", help="sgd or adamw.")] = "sgd",
     momentum: Annotated[float, typer.Option("--momentum", help="Momentum of sgd.")] = 0.0,
     nesterov: Annotated[bool, typer.Option("--nesterov", help="Nesterov momentum.")] = False,
@@ -77,11 +77,11 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def _parse_loss(text: str) -> Loss:
-    if text == "cross_entropy":
-        return "cross_entropy"
-    if text == "mse":
-        return "mse"
-    raise UsageError(f"there is no loss {text!r}: choose cross_entropy or mse")
+    for known in get_args(Loss):
+        if text == known:
+            found: Loss = known
+            return found
+    raise UsageError(f"there is no loss {text!r}: choose one of {', '.join(get_args(Loss))}")
 
 
 def _forward_model(

@@ -61,7 +61,13 @@ def write_graphs(
 
 def _loss_block(onnxblock: Any, loss: Loss) -> Any:
     """The loss on top of the graph, reading its targets from `labels` whichever loss it is."""
-    official = {"cross_entropy": onnxblock.loss.CrossEntropyLoss, "mse": onnxblock.loss.MSELoss}[loss]()
+    kinds = {
+        "cross_entropy": onnxblock.loss.CrossEntropyLoss,
+        "mse": onnxblock.loss.MSELoss,
+        "bce_with_logits": onnxblock.loss.BCEWithLogitsLoss,
+        "l1": onnxblock.loss.L1Loss,
+    }
+    official = kinds[loss]()
 
     class LossOnLabels(onnxblock.Block):  # type: ignore[misc]  # its base is known at run time only
         def build(self, output: str) -> Any:

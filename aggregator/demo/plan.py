@@ -94,12 +94,13 @@ def make_plan(options: Options, folder: Path) -> Plan:
         ),
     )
     check_settings(settings)
-    open_engine(options.engine)  # an engine that is unknown or not installed is refused here
+    engines = options.engine.split(",")  # several take turns, for a mixed federation
+    for engine in engines:
+        open_engine(engine)  # one that is unknown or not installed is refused here
     m = settings.model
     load_model(
         zoo=m.name, torch=m.torch, onnx_file=m.onnx, input_shape=settings.input.shape, class_count=m.classes, seed=0
     )  # a model that does not fit the data is refused here, before processes start
-    engines = options.engine.split(",")  # several take turns, for a mixed federation
     devices = tuple(
         DeviceSettings(
             name=device_name(number),

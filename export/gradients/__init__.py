@@ -1,1 +1,1 @@
-"""Reverse-mode differentiation of ONNX graphs into standard operators: one small rule per operator, one tape, one walk."""
+"""Reverse-mode differentiation of ONNX graphs into standard operators: one rule per operator, one tape, one walk."""

@@ -1,7 +1,10 @@
 """Rules of the activation functions. A gradient is gated by a product with 0 and 1, never by Where (see `where`)."""
 
+import math
+
 import onnx_ir as ir
 
+from export.gradients.broadcasting import unbroadcast
 from export.gradients.registry import Applied, Gradients, rule
 from export.gradients.tape import Tape
 
@@ -29,8 +32,6 @@ def leaky_relu(tape: Tape, node: Applied) -> Gradients:
 @rule("PRelu")
 def prelu(tape: Tape, node: Applied) -> Gradients:
     """y = x or s x below 0: g where x > 0 else g s; and the sum of g x below 0 for s."""
-    from export.gradients.broadcasting import unbroadcast
-
     slope = node.input(1)
     negative = tape.op("Mul", node.gradient, tape.cast_like(tape.op("LessOrEqual", node.x, 0.0), node.y))
     positive = tape.op("Sub", node.gradient, negative)
@@ -88,6 +89,45 @@ def elu(tape: Tape, node: Applied) -> Gradients:
     below = tape.op("Mul", tape.cast_like(tape.op("LessOrEqual", node.x, 0.0), node.y), alpha - 1.0)
     slope = tape.op("Add", tape.op("Min", node.y, 0.0), tape.op("Add", below, 1.0))
     return [tape.op("Mul", node.gradient, slope)]
+
+
+@rule("Selu")
+def selu(tape: Tape, node: Applied) -> Gradients:
+    """y = gamma x, or gamma alpha (e^x - 1) below 0: gamma g, and g (y + gamma alpha) below 0."""
+    alpha, gamma = node.real("alpha", 1.67326319217681884765625), node.real("gamma", 1.05070102214813232421875)
+    exchanged = gamma * alpha - gamma
+    below = tape.op("Mul", tape.cast_like(tape.op("LessOrEqual", node.x, 0.0), node.y), exchanged)
+    slope = tape.op("Add", tape.op("Min", node.y, 0.0), tape.op("Add", below, gamma))
+    return [tape.op("Mul", node.gradient, slope)]
+
+
+@rule("ThresholdedRelu")
+def thresholded_relu(tape: Tape, node: Applied) -> Gradients:
+    """y = x above alpha, 0 elsewhere: g above alpha."""
+    return [_gate(tape, node, tape.op("Greater", node.x, node.real("alpha", 1.0)))]
+
+
+@rule("Gelu")
+def gelu(tape: Tape, node: Applied) -> Gradients:
+    """y = x P(x) with P the normal distribution: g (P(x) + x p(x)), p(x) = e^(-x²/2) / sqrt(2 pi).
+
+    With approximate="tanh", y = x (1 + t) / 2 where t = tanh(u), u = c (x + k x³) (Hendrycks and Gimpel, arXiv
+    1606.08415): g ((1 + t) / 2 + x (1 - t²) u' / 2).
+    """
+    x = node.x
+    square = tape.op("Mul", x, x)
+    if node.text("approximate", "none") == "tanh":
+        c, k = math.sqrt(2.0 / math.pi), 0.044715
+        u = tape.op("Mul", x, tape.op("Add", tape.op("Mul", square, c * k), c))
+        t = tape.op("Tanh", u)
+        below = tape.op("Add", tape.op("Mul", t, 0.5), 0.5)
+        inner = tape.op("Mul", x, tape.op("Add", tape.op("Mul", square, 3.0 * c * k), c))
+        density = tape.op("Mul", tape.op("Sub", 0.5, tape.op("Mul", tape.op("Mul", t, t), 0.5)), inner)
+    else:
+        below = tape.op("Add", tape.op("Mul", tape.op("Erf", tape.op("Mul", x, math.sqrt(0.5))), 0.5), 0.5)
+        bell = tape.op("Exp", tape.op("Mul", square, -0.5))
+        density = tape.op("Mul", x, tape.op("Mul", bell, 1.0 / math.sqrt(2.0 * math.pi)))
+    return [tape.op("Mul", node.gradient, tape.op("Add", below, density))]
 
 
 @rule("Softplus")

@@ -78,9 +78,8 @@ def extremum(tape: Tape, node: Applied) -> Gradients:
         raise node.refuse("has more than two inputs", "nest operators of two inputs")
     if len(node.needed) == 1:
         return [node.gradient]
-    g, hits = node.gradient, []
-    for i in (0, 1):
-        hits.append(tape.cast_like(tape.op("Equal", node.input(i), node.y), node.y))
+    g = node.gradient
+    hits = [tape.cast_like(tape.op("Equal", node.input(i), node.y), node.y) for i in (0, 1)]
     share = tape.op("Div", g, tape.op("Add", hits[0], hits[1]))
     return [_back(tape, node, tape.op("Mul", share, hit), i) if node.needed[i] else None for i, hit in enumerate(hits)]
 

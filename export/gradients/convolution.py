@@ -1,9 +1,9 @@
 """Rules of Conv and ConvTranspose, each gradient in the form that onnxruntime computes fastest.
 
 Measured on onnxruntime 1.19.2 and 1.31.1 (benchmarks/README.md): the weight gradient is one matrix product per position
-of the kernel on shifted channels-last maps, unless the channels are few; then it is one batched product with all shifted
-maps side by side. For a depthwise convolution it is products and sums. The input gradient is a transposed convolution,
-or a convolution with the flipped kernel where the stride is 1 and the channels are many.
+of the kernel on shifted channels-last maps, unless the channels are few; then it is one batched product with all
+shifted maps side by side. For a depthwise convolution it is products and sums. The input gradient is a transposed
+convolution, or a convolution with the flipped kernel where the stride is 1 and the channels are many.
 """
 
 import onnx_ir as ir
@@ -58,11 +58,22 @@ def _conv(tape: Tape, x: ir.Value, w: ir.Value, windows: Windows, group: int) ->
     """The convolution over `windows`, with elements that no window reaches cut off first."""
     if any(p < 0 for p in windows.behind):
         rank = len(windows.large)
-        x = tape.op("Slice", x, [0] * rank, [n + min(p, 0) for n, p in zip(windows.large, windows.behind, strict=True)],
-                    list(range(2, 2 + rank)))
+        x = tape.op(
+            "Slice",
+            x,
+            [0] * rank,
+            [n + min(p, 0) for n, p in zip(windows.large, windows.behind, strict=True)],
+            list(range(2, 2 + rank)),
+        )
     pads = [*windows.before, *(max(p, 0) for p in windows.behind)]
     return tape.op(
-        "Conv", x, w, group=group, pads=pads, strides=list(windows.stride), dilations=list(windows.dilation),
+        "Conv",
+        x,
+        w,
+        group=group,
+        pads=pads,
+        strides=list(windows.stride),
+        dilations=list(windows.dilation),
         kernel_shape=list(windows.kernel),
     )
 
@@ -78,17 +89,28 @@ def _input_gradient(
     )
     plain = all(s == 1 for s in windows.stride) and fits
     depthwise = group == channels == out_channels
-    if plain and (depthwise or channels >= _CHANNELS_MANY and channels >= out_channels):
+    if plain and (depthwise or (channels >= _CHANNELS_MANY and channels >= out_channels)):
         pads = [e - p for e, p in zip(ends, windows.before, strict=True)]
         pads += [e - q for e, q in zip(ends, windows.behind, strict=True)]
         return tape.op(
-            "Conv", g, _flipped(tape, w, group, shape_w), group=group, pads=pads, dilations=list(windows.dilation),
+            "Conv",
+            g,
+            _flipped(tape, w, group, shape_w),
+            group=group,
+            pads=pads,
+            dilations=list(windows.dilation),
             kernel_shape=list(windows.kernel),
         )
     behind = windows.behind
     return tape.op(
-        "ConvTranspose", g, w, group=group, strides=list(windows.stride), dilations=list(windows.dilation),
-        kernel_shape=list(windows.kernel), pads=[*windows.before, *(max(p, 0) for p in behind)],
+        "ConvTranspose",
+        g,
+        w,
+        group=group,
+        strides=list(windows.stride),
+        dilations=list(windows.dilation),
+        kernel_shape=list(windows.kernel),
+        pads=[*windows.before, *(max(p, 0) for p in behind)],
         output_padding=[max(-p, 0) for p in behind],
     )
 
@@ -148,10 +170,8 @@ def _by_channel(tape: Tape, x: ir.Value, g: ir.Value, windows: Windows, shape: t
     return tape.op("Reshape", joined, list(shape))
 
 
-def _by_group(
-    tape: Tape, x: ir.Value, g: ir.Value, windows: Windows, group: int, shape: tuple[int, ...]
-) -> ir.Value:
-    """Few channels, or groups: all shifted maps side by side, times g, for every sample and group; summed over samples."""
+def _by_group(tape: Tape, x: ir.Value, g: ir.Value, windows: Windows, group: int, shape: tuple[int, ...]) -> ir.Value:
+    """Few channels, or groups: all shifted maps side by side, times g, per sample and group; summed over samples."""
     padded = windows.padded(tape, x)
     parts = []
     for position in windows.positions():

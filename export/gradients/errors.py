@@ -6,7 +6,7 @@ from device_runtime.wire.errors import UsageError
 
 
 class GradientError(UsageError):
-    """A graph cannot be differentiated: an operator has no rule, or a shape or attribute is outside what its rule takes.
+    """A graph cannot be differentiated: an operator has no rule, or its rule does not take what it is given.
 
     node: the name of the node (its operator and output where it has none). operator: its operator type.
     """

@@ -1,8 +1,8 @@
 """What a graph says before it runs: values that are constant, and the shape of every value for any batch size.
 
 Shapes are found by inferring twice, with two prime batch sizes. An axis that is equal both times is fixed; any other is
-a multiple of the batch plus a number, and two axes with the same text have the same length. So a `Reshape` to a computed
-shape resolves as well as a literal one, which inference with a symbolic batch does not manage.
+a multiple of the batch plus a number, and two axes with the same text have the same length. So a `Reshape` to a
+computed shape resolves as well as a literal one, which inference with a symbolic batch does not manage.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from device_runtime.wire.errors import UsageError
 from export.graph import BATCH, IR_VERSION_MAX
-from export.reading import constant_tensor, free_inputs, initializers, label, opset
+from export.reading import constant_tensor, free_inputs, initializers, integer, label, opset
 
 Dim = int | str
 # Two primes larger than an axis of a model usually is.
@@ -116,8 +116,8 @@ class _Probe:
                 self.known[node.output[0]] = numpy_helper.to_array(tensor)
             elif node.op_type == "Shape" and node.input[0] in self.shapes:
                 shape = np.array(self.shapes[node.input[0]], dtype=np.int64)
-                values = {a.name: a.i for a in node.attribute}
-                self.known[node.output[0]] = shape[values.get("start", 0) : values.get("end", len(shape))]
+                start, end = integer(node, "start", 0), integer(node, "end", len(shape))
+                self.known[node.output[0]] = shape[start:end]
             elif all(v in self.known or not v for v in node.input) and node.domain in ("", "ai.onnx"):
                 arrays = {v: self.known[v] for v in node.input if v}
                 if all(a.size <= _ELEMENTS_MAX for a in arrays.values()) and not _has_graph(node):
@@ -166,4 +166,5 @@ def _run(node: NodeProto, arrays: Mapping[str, np.ndarray], version: int) -> Any
     outputs = [helper.make_tensor_value_info(node.output[0], TensorProto.UNDEFINED, None)]
     graph = helper.make_graph([node], label(node) or "fold", inputs, outputs)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=IR_VERSION_MAX)
-    return ReferenceEvaluator(model).run(None, dict(arrays))[0]
+    results: Any = ReferenceEvaluator(model).run(None, dict(arrays))
+    return results[0]

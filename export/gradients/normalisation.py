@@ -61,8 +61,7 @@ def layer_normalization(tape: Tape, node: Applied) -> Gradients:
     shape = tape.shape(node.x)
     axis = node.integer("axis", -1) % len(shape)
     axes = list(range(axis, len(shape)))
-    dtype = node.x.dtype or ir.DataType.FLOAT
-    mean, inverse = node.output(1, dtype), node.output(2, dtype)
+    mean, inverse = (tape.cast_like(node.output(i, ir.DataType.FLOAT), node.x) for i in (1, 2))
     g = node.gradient
     unit = tape.op("Mul", tape.op("Sub", node.x, mean), inverse)
     scaled = tape.op("Mul", g, node.input(1))

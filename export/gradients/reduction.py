@@ -82,6 +82,20 @@ def reduce_l2(tape: Tape, node: Applied) -> Gradients:
     return [tape.op("Mul", node.x, ratio)]
 
 
+@rule("ReduceL1")
+def reduce_l1(tape: Tape, node: Applied) -> Gradients:
+    """y = sum of |x|: g sign(x)."""
+    return [tape.op("Mul", tape.op("Sign", node.x), _kept(tape, node, node.gradient, _axes(tape, node)))]
+
+
+@rule("ReduceLogSumExp")
+def reduce_log_sum_exp(tape: Tape, node: Applied) -> Gradients:
+    """y = ln sum of e^x: g e^(x - y)."""
+    axes = _axes(tape, node)
+    share = tape.op("Exp", tape.op("Sub", node.x, _kept(tape, node, node.y, axes)))
+    return [tape.op("Mul", share, _kept(tape, node, node.gradient, axes))]
+
+
 @rule("ReduceMax", "ReduceMin")
 def reduce_extremum(tape: Tape, node: Applied) -> Gradients:
     """y = the largest of x: g to it, in equal shares where several are the largest, as torch's amax gives."""

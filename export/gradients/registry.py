@@ -67,6 +67,13 @@ class Applied:
             value.dtype = dtype
         return value
 
+    @property
+    def dtype(self) -> ir.DataType:
+        """The type of the first input."""
+        if self.x.dtype is None:
+            raise self.refuse("has an input of unknown type", "give a model that passes shape inference")
+        return self.x.dtype
+
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""
         attribute = self.node.attributes.get(name)

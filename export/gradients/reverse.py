@@ -1,4 +1,4 @@
-"""The walk backwards: every node's rule once, last node first, gradients added up where a value is read more than once."""
+"""The walk backwards: every node's rule once, last node first, gradients added where a value is read several times."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

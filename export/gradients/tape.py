@@ -47,8 +47,7 @@ class Tape:
         Operands may be numbers (scalars of the first value's type), lists of integers (int64) and arrays. The same
         call gives the same value again.
         """
-        like = next((v for v in operands if isinstance(v, ir.Value)), None)
-        inputs = [self._operand(operand, like) for operand in operands]
+        inputs = self._operands(operands)
         key = (op_type, *map(id, inputs), *sorted((k, repr(v)) for k, v in attributes.items()))
         if key not in self._made:
             self._made[key] = self._fold(op_type, inputs, attributes) or self._append(op_type, inputs, attributes, 1)[0]
@@ -56,8 +55,7 @@ class Tape:
 
     def ops(self, op_type: str, count: int, *operands: Operand, **attributes: Any) -> tuple[ir.Value, ...]:
         """The `count` outputs of a new node."""
-        like = next((v for v in operands if isinstance(v, ir.Value)), None)
-        return self._append(op_type, [self._operand(operand, like) for operand in operands], attributes, count)
+        return self._append(op_type, self._operands(operands), attributes, count)
 
     def reduce(self, op_type: str, x: ir.Value, axes: Sequence[int], *, keepdims: bool) -> ir.Value:
         """A reduction over `axes`, in the form the opset has; over no axes it is `x`."""
@@ -86,11 +84,15 @@ class Tape:
         if value.name in self._shapes:
             return self._shapes[value.name]
         if value.const_value is not None:
-            return tuple(int(n) for n in value.const_value.shape)
+            return tuple(value.const_value.numpy().shape)
         raise UsageError(
             f"the shape of {value.name!r} cannot be resolved: "
             "export the model with fixed sizes for every axis but the batch"
         )
+
+    def shape_by_name(self, name: str) -> tuple[Dim, ...]:
+        """The shape of the value that has, or had, this name; an unknown one is a scalar nobody asks for."""
+        return self._shapes.get(name, ())
 
     def declare(self, value: ir.Value, shape: tuple[Dim, ...]) -> None:
         """Note the shape of a value that was added."""
@@ -123,6 +125,12 @@ class Tape:
         self._names.add(name)
         return name
 
+    def _operands(self, operands: Sequence[Operand]) -> list[ir.Value | None]:
+        values = [v for v in operands if isinstance(v, ir.Value)]
+        # A condition has no say in the type of the numbers it chooses from.
+        like = next((v for v in values if v.dtype != ir.DataType.BOOL), None)
+        return [self._operand(operand, like) for operand in operands]
+
     def _operand(self, operand: Operand, like: ir.Value | None) -> ir.Value | None:
         if operand is None or isinstance(operand, ir.Value):
             return operand
@@ -130,7 +138,8 @@ class Tape:
             return self.constant(operand)
         if isinstance(operand, Sequence):
             return self.constant(np.array(operand, dtype=np.int64))
-        assert like is not None and like.dtype is not None, "a number needs a value whose type it takes"
+        assert like is not None, "a number needs a value whose type it takes"
+        assert like.dtype is not None, f"the type of {like.name!r} is unknown"
         return self.constant(np.array(operand, dtype=like.dtype.numpy()))
 
     def _fold(self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any]) -> ir.Value | None:
@@ -149,7 +158,9 @@ class Tape:
         node = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(kept), num_outputs=count, name=name)
         for i, value in enumerate(node.outputs):
             value.name = name if i == 0 else self.fresh(f"{op_type}.{i}")
-            value.dtype = _result_type(op_type, inputs, kept)
+            kind = _result_type(op_type, inputs, kept)
+            if kind is not None:
+                value.dtype = kind
         self.graph.append(node)
         return tuple(node.outputs)
 

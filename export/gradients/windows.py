@@ -43,7 +43,7 @@ class Windows:
 
     def padded(self, tape: Tape, x: ir.Value, value: float = 0.0, *, channels_last: bool = False) -> ir.Value:
         """The map with what the windows reach beyond it."""
-        pads = np.array([[p for p in self.before], [max(p, 0) for p in self.behind]], dtype=np.int64)
+        pads = np.array([list(self.before), [max(p, 0) for p in self.behind]], dtype=np.int64)
         if not pads.any():
             return x
         outer = np.zeros((2, 1), dtype=np.int64)
@@ -67,9 +67,7 @@ class Windows:
         return list(zip(self.small, self.stride, self.kernel, self.dilation, strict=True))
 
 
-def windows_of(
-    node: Applied, kernel: tuple[int, ...], large: tuple[Dim, ...], small: tuple[Dim, ...]
-) -> Windows:
+def windows_of(node: Applied, kernel: tuple[int, ...], large: tuple[Dim, ...], small: tuple[Dim, ...]) -> Windows:
     """The windows of a node whose attributes are those of Conv, for maps of these lengths.
 
     Raises GradientError where a length is open.

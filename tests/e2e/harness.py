@@ -115,7 +115,7 @@ class Fleet:
     def end(self, name: str, number: Signals, timeout_s: float = 10.0) -> int:
         """Send a signal that ends a process and wait for its end; its exit status."""
         self.signal(name, number)
-        return self.running.pop(name).wait(timeout_s)
+        return self.wait(name, timeout_s)
 
     def kill_and_restart(self, name: str) -> None:
         """SIGKILL a process and start it again."""
@@ -124,7 +124,9 @@ class Fleet:
 
     def wait(self, name: str, timeout_s: float = 60.0) -> int:
         """The exit status of a process that ends by itself."""
-        return self.running.pop(name).wait(timeout_s)
+        status = self.running[name].wait(timeout_s)
+        del self.running[name]
+        return status
 
     def finish(self, timeout_s: float = 60.0) -> None:
         """Wait for the aggregator and every running device to end well."""

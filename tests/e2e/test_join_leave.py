@@ -14,7 +14,7 @@ from tests.e2e.harness import Fleet, fleet, wait_until
 pytestmark = pytest.mark.e2e
 
 SLOW = TrainingSection(local_epochs=150)
-THREE = Options(rounds=3, devices=3, seed=2, training=SLOW)
+THREE = Options(rounds=4, devices=3, seed=2, training=SLOW)
 
 
 def _devices(run: Fleet, round_index: int) -> list[str]:
@@ -35,13 +35,13 @@ def test_device_that_joins_late_takes_part_from_the_next_round(tmp_path: Path, b
 
 
 def test_device_that_says_goodbye_is_not_waited_for(tmp_path: Path, broker: Broker) -> None:
-    with fleet(THREE, tmp_path / "run", broker.port, rounds={"quorum": 2, "deadline_s": 60.0}) as run:
+    with fleet(THREE, tmp_path / "run", broker.port, rounds={"quorum": 2, "deadline_s": 120.0}) as run:
         run.start_all()
         run.wait_for("round_opened", round_index=2)
         before = time.monotonic()
         assert run.end("device-03", SIGTERM) == 0, run.log("device-03")
         run.finish()
-        assert time.monotonic() - before < 30, "the run did not wait for the deadline"
+        assert time.monotonic() - before < 60, "the run did not wait for the deadline"
         assert run.events("device_left", device="device-03")
         assert _devices(run, 3) == ["device-01", "device-02"]
 
@@ -49,14 +49,14 @@ def test_device_that_says_goodbye_is_not_waited_for(tmp_path: Path, broker: Brok
 def test_stopped_device_does_not_block_beyond_the_deadline_and_is_told_that_it_is_late(
     tmp_path: Path, broker: Broker
 ) -> None:
-    rules: dict[str, object] = {"quorum": 2, "deadline_s": 2.5, "missed_max": 3}
-    with fleet(THREE, tmp_path / "run", broker.port, rounds=rules) as run:
+    rules: dict[str, object] = {"quorum": 2, "deadline_s": 3.0, "missed_max": 3}
+    with fleet(THREE, tmp_path / "run", broker.port, rounds=rules, run={"leave_after_s": 20.0}) as run:
         run.start_all()
-        run.wait_for("round_opened", round_index=2)
+        wait_until(lambda: run.log("device-02").count("fetching -> training") == 2, 40, "training of round 2")
         run.signal("device-02", SIGSTOP)
-        run.wait_for("round_closed", timeout_s=15, round_index=2)
+        run.wait_for("round_closed", round_index=2)
         run.signal("device-02", SIGCONT)
-        wait_until(lambda: ": late " in run.log("device-02"), 15, "receipt `late`")
+        wait_until(lambda: ": late " in run.log("device-02"), 40, "receipt `late`")
         run.finish()
         accepted = run.accepted()
         assert (2, "device-02") not in accepted

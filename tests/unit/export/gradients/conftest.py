@@ -35,8 +35,11 @@ class Stepper:
         self.values |= {s.name: np.zeros(s.shape, s.dtype) for s in step.states}
         ones = {p.name: np.ones(p.shape, bool) for p in step.parameters if p.prunable}
         self.masks = {mask_name(name): masks.get(name, one) for name, one in ones.items()}
-        self.anchors = {i.name: params[i.name.removesuffix(".anchor")] for i in self.train.get_inputs()
-                        if i.name.endswith(".anchor")}
+        self.anchors = {
+            i.name: params[i.name.removesuffix(".anchor")]
+            for i in self.train.get_inputs()
+            if i.name.endswith(".anchor")
+        }
 
     def run(self, x: np.ndarray, y: np.ndarray, rate: float) -> dict[str, Any]:
         """All outputs of one step by name; the values move on."""
@@ -75,7 +78,9 @@ def stepper() -> Callable[..., Stepper]:
     ) -> Stepper:
         masks = masks or {}
         step = train_step(model, loss=loss, optimizer=optimizer, **options)
-        params = {name: np.where(masks[name], v, 0) if name in masks else v for name, v in initial_params(model).items()}
+        params = {
+            name: np.where(masks[name], v, 0) if name in masks else v for name, v in initial_params(model).items()
+        }
         return Stepper(step, params, masks)
 
     return make

@@ -1,6 +1,5 @@
 """Checks one operator's rule twice: in float64 against central differences, and in float32 by onnxruntime itself."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,39 +9,34 @@ import onnx_ir as ir
 import pytest
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 
 from export.gradients.decomposition import decomposed
 from export.gradients.folding import fold
 from export.gradients.reverse import gradients
 from export.gradients.tape import Tape
+from tests.unit.export.gradients.double_kernels import KERNELS
 
 # Central differences of this step leave an error of about the square of it, relative.
 STEP = 1e-6
 
 
-class Erf(OpRun):
-    """onnx's own rounds to single precision."""
-
-    op_domain = ""
-
-    def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
-        return (np.vectorize(math.erf, otypes=[x.dtype])(x),)
-
-
 def reference(model: ModelProto) -> ReferenceEvaluator:
     """onnx's evaluator, in double precision throughout."""
-    return ReferenceEvaluator(model, new_ops=[Erf])
+    return ReferenceEvaluator(model, new_ops=KERNELS)
 
 
 def forward_model(
-    nodes: Sequence[NodeProto], inputs: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray], version: int
+    nodes: Sequence[NodeProto],
+    inputs: Mapping[str, np.ndarray],
+    constants: Mapping[str, np.ndarray],
+    version: int,
+    batched: Sequence[str] | None = None,
 ) -> ModelProto:
-    """A model from `inputs`, the first with a symbolic batch, to `y`."""
+    """A model from `inputs` to `y`; those in `batched`, else the first, have a symbolic batch."""
     infos = []
-    for i, (name, array) in enumerate(inputs.items()):
+    for name, array in inputs.items():
         shape: list[int | str] = list(array.shape)
-        if i == 0 and shape:
+        if name in (batched if batched is not None else [next(iter(inputs))]) and shape:
             shape[0] = "batch"
         infos.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), shape))
     kind = next(iter(inputs.values())).dtype
@@ -59,6 +53,7 @@ def with_gradients(model: ModelProto, wanted: Sequence[str]) -> ModelProto:
     graph = graph_model.graph
     (y,) = graph.outputs
     tape = Tape(graph, shapes)
+    y.shape = ir.Shape(list(shapes["y"]))
     seed = ir.val("seed", dtype=y.dtype, shape=list(shapes["y"]))
     forward = list(graph)
     graph.inputs.append(seed)
@@ -85,7 +80,7 @@ def check(
     version: int = 17,
     seed: int = 0,
     tolerance: float = 1e-5,
-    runtime: bool = True,
+    batched: Sequence[str] | None = None,
 ) -> None:
     """Assert that the gradients of `wanted` (all float inputs) are right, for an operator that makes `y`."""
     nodes = [nodes] if isinstance(nodes, NodeProto) else list(nodes)
@@ -93,7 +88,7 @@ def check(
     wanted = list(wanted or [n for n, a in inputs.items() if a.dtype.kind == "f"])
     double = {n: _as(a, np.float64) for n, a in inputs.items()}
     fixed = {n: _as(a, np.float64) for n, a in constants.items()}
-    forward = forward_model(nodes, double, fixed, version)
+    forward = forward_model(nodes, double, fixed, version, batched)
     run = reference(forward)
     (y,) = run.run(None, dict(double))
     rng = np.random.default_rng(seed)
@@ -112,33 +107,35 @@ def check(
             got = float((found[f"d{name}"] * direction).sum())
             scale = float(np.abs(found[f"d{name}"] * direction).sum()) + float(np.abs(weights).sum()) * 1e-3
             assert abs(got - expected) <= tolerance * max(scale, 1e-3), (name, got, expected)
-    if runtime:
-        _check_by_runtime(nodes, inputs, constants, wanted, version, weights, found)
-
-
-def _check_by_runtime(
-    nodes: Sequence[NodeProto],
-    inputs: Mapping[str, np.ndarray],
-    constants: Mapping[str, np.ndarray],
-    wanted: Sequence[str],
-    version: int,
-    weights: np.ndarray,
-    expected: Mapping[str, np.ndarray],
-) -> None:
-    """The same gradients in float32 by onnxruntime."""
-    ort: Any = pytest.importorskip("onnxruntime")
     single = {n: _as(a, np.float32) for n, a in inputs.items()}
     fixed = {n: _as(a, np.float32) for n, a in constants.items()}
-    backward = with_gradients(forward_model(nodes, single, fixed, version), wanted)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(backward.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    backward = with_gradients(forward_model(nodes, single, fixed, version, batched), wanted)
     feed = single | {"seed": weights.astype(np.float32)}
-    for name, found in zip(wanted, session.run([f"d{n}" for n in wanted], feed), strict=True):
-        scale = max(float(np.abs(expected[f"d{name}"]).max()), 1e-3)
-        np.testing.assert_allclose(found, expected[f"d{name}"], atol=2e-4 * scale, err_msg=name)
+    for name, by_runtime in zip(wanted, _session(backward).run([f"d{n}" for n in wanted], feed), strict=True):
+        scale = max(float(np.abs(found[f"d{name}"]).max()), 1e-3)
+        np.testing.assert_allclose(by_runtime, found[f"d{name}"], atol=2e-4 * scale, err_msg=name)
 
 
 def _as(array: np.ndarray, kind: type) -> np.ndarray:
     return array.astype(kind) if array.dtype.kind == "f" else array
+
+
+def runtime_gradients(
+    node: NodeProto, inputs: Mapping[str, np.ndarray], version: int = 17
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The random weights of `y` and the gradients of all inputs of one operator, in float32 by onnxruntime."""
+    single = {n: a.astype(np.float32) for n, a in inputs.items()}
+    forward = forward_model([node], single, {}, version)
+    (y,) = _session(forward).run(None, single)
+    weights = np.random.default_rng(0).normal(size=y.shape).astype(np.float32)
+    backward = _session(with_gradients(forward, list(inputs)))
+    names = [f"d{n}" for n in inputs]
+    return weights, dict(zip(inputs, backward.run(names, single | {"seed": weights}), strict=True))
+
+
+def _session(model: ModelProto) -> Any:
+    ort: Any = pytest.importorskip("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

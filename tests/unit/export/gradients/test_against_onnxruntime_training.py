@@ -43,6 +43,9 @@ def test_gradients_are_the_official_ones(name: str, tmp_path: Path, stepper: Cal
     ours = stepper(build_model(name, INPUT_SHAPES[name], 10, seed=1), choose_optimizer("sgd", momentum=0.9), masks)
     results = ours.run(x, y, 0.1)
     assert results["loss"] == pytest.approx(loss, rel=1e-5)
+    for p in ours.step.parameters:
+        if p.role == "statistic":
+            np.testing.assert_allclose(results[f"{p.name}.next"], official.values[p.name], atol=1e-5, err_msg=p.name)
     gradients = official.gradients()
     assert {f"{k}.momentum" for k in gradients} == {s.name for s in ours.step.states}
     for key, expected in gradients.items():

@@ -62,7 +62,6 @@ UNARY = {
     "Tanh": {},
     "Elu": {"alpha": 1.5},
     "Selu": {},
-    "Celu": {"alpha": 0.7},
     "Softplus": {},
     "Softsign": {},
     "Identity": {},

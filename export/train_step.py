@@ -1,0 +1,241 @@
+"""One training step as one ONNX graph of standard operators, made from a forward model.
+
+    model = import_onnx(Path("model.onnx"))
+    step = train_step(model, loss="cross_entropy", optimizer=choose_optimizer("sgd", momentum=0.9))
+    session = onnxruntime.InferenceSession(step.train.SerializeToString())
+
+    values = initial_params(model) | {s.name: np.zeros(s.shape, s.dtype) for s in step.states}
+    masks = {mask_name(p.name): np.ones(p.shape, bool) for p in step.parameters if p.prunable}
+    for x, y in batches:
+        feed = {"input": x, "labels": y, "learning_rate": np.array(0.1, np.float32)}
+        loss, correct, *following = session.run(None, feed | values | masks)
+        values = dict(zip(values, following))
+
+Any onnxruntime from 1.19.2 on runs it, without training operators.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from device_runtime.wire.errors import UsageError
+from device_runtime.wire.manifest import Loss, Optimizer, Parameter, State, mask_name
+from export.gradients.reverse import gradients
+from export.graph import BATCH, BATCH_NORM_MOMENTUM
+from export.losses import LossValues, add_loss, check_output
+from export.modes import evaluation_form
+from export.parameters import parameter_table
+from export.reading import origins
+from export.step_graph import StepGraph
+from export.update_rules import STEP, Trained, clipped, state_names, update
+
+LABELS = "labels"
+LEARNING_RATE = "learning_rate"
+LOSS = "loss"
+CORRECT = "correct"
+_ZERO = "batch_norm.zero"
+_FLOAT, _INT64, _BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+
+@dataclass(frozen=True, slots=True)
+class TrainStep:
+    """The graphs of one training step, and what they work on.
+
+    train: inputs `input` float32 [batch, ...]; `labels` (int64 [batch] for cross_entropy, else float32 of the output's
+    shape); `learning_rate` float32 scalar; every parameter by its name; `<name>.mask` bool for every prunable one;
+    every state by its name; with a proximal term `<name>.anchor` for every trained one. Outputs: `loss` float32 scalar;
+    `correct` int64 scalar (cross_entropy only); `<name>.next` for every parameter, then for every state.
+    evaluate: inputs `input`, `labels`, the parameters; outputs `loss`, `correct` (cross_entropy only), `output`.
+    States are zero before the first step. A pruned weight (mask False) counts as 0, and its next value is +0.
+    """
+
+    train: ModelProto
+    evaluate: ModelProto
+    parameters: tuple[Parameter, ...]
+    states: tuple[State, ...]
+
+
+def train_step(
+    model: ModelProto, *, loss: Loss, optimizer: Optimizer, trainable: Collection[str] | None = None
+) -> TrainStep:
+    """The training step of a forward model in the form that `import_onnx` and `import_torch` give.
+
+    trainable: names of the parameters to train; the others keep their values. None trains all. Running statistics of
+    batch normalisations are updated by the forward pass in either case. The loss is the batch's mean, without the
+    proximal term and taken before the update.
+
+    Raises GradientError (a UsageError) for a node that cannot be differentiated, naming it and what would help;
+    UsageError for an opset out of range, an axis other than the batch that is open, and an unknown parameter.
+    """
+    table = parameter_table(model)
+    chosen = _chosen(table, trainable)
+    plain = evaluation_form(model)
+    moments = _Moments(plain, table)
+    train = StepGraph(moments.model, table)
+    states = _Training(train, table, loss, optimizer, chosen, moments).build()
+    evaluate = StepGraph(plain, table)
+    values = _add_loss(evaluate, loss)
+    _add_loss_outputs(evaluate, values)
+    evaluate.add_output(evaluate.output.name or "", evaluate.output, _FLOAT, evaluate.output_shape)
+    return TrainStep(train.finished(), evaluate.finished(), table, states)
+
+
+def _chosen(table: Sequence[Parameter], trainable: Collection[str] | None) -> tuple[Parameter, ...]:
+    known = {p.name: p for p in table if p.role != "statistic"}
+    for name in trainable or ():
+        if name not in known:
+            raise UsageError(f"the model has no parameter {name!r} to train: choose from {', '.join(known)[:200]}")
+    return tuple(p for name, p in known.items() if trainable is None or name in trainable)
+
+
+def _add_loss(step: StepGraph, loss: Loss) -> LossValues:
+    check_output(loss, step.output_shape)
+    if loss == "cross_entropy":
+        labels = step.add_input(LABELS, _INT64, (BATCH,), behind="input")
+    else:
+        labels = step.add_input(LABELS, _FLOAT, step.output_shape, behind="input")
+    return add_loss(step.tape, loss, step.output, labels)
+
+
+def _add_loss_outputs(step: StepGraph, values: LossValues) -> None:
+    step.add_output(LOSS, values.loss, _FLOAT, ())
+    if values.correct is not None:
+        step.add_output(CORRECT, values.correct, _INT64, ())
+
+
+class _Moments:
+    """The training form of a model: batch normalisations that give the moments of their batch.
+
+    A momentum of 0 makes the operator's "new running" moments those of the batch alone, which the gradient needs; the
+    running statistics are blended from them behind it. onnxruntime writes those moments over the statistics that the
+    operator reads, be they the caller's own arrays, so it is given others that nobody else reads.
+    """
+
+    def __init__(self, model: ModelProto, table: Sequence[Parameter]) -> None:
+        self.model = ModelProto()
+        self.model.CopyFrom(model)
+        # By running statistic: the name of the batch's moment, and the share of the old value that stays.
+        self.sources: dict[str, tuple[str, float]] = {}
+        statistics = {p.name for p in table if p.role == "statistic"}
+        origin = origins(self.model.graph)
+        body = list(self.model.graph.node)
+        del self.model.graph.node[:]
+        for node in body:
+            running = [origin.get(v, "") for v in node.input[3:5]]
+            if node.op_type == "BatchNormalization" and set(running) <= statistics:
+                self._add(node, running)
+            else:
+                self.model.graph.node.append(node)
+        if self.sources:
+            zero = numpy_helper.from_array(np.zeros((), dtype=np.float32), _ZERO)
+            self.model.graph.initializer.append(zero)
+
+    def _add(self, node: NodeProto, running: Sequence[str]) -> None:
+        share = next((a.f for a in node.attribute if a.name == "momentum"), BATCH_NORM_MOMENTUM)
+        others = [a for a in node.attribute if a.name not in ("momentum", "training_mode")]
+        del node.attribute[:]
+        forced = [helper.make_attribute("momentum", 0.0), helper.make_attribute("training_mode", 1)]
+        node.attribute.extend([*others, *forced])
+        for position, (name, moment) in enumerate(zip(running, ("mean", "var"), strict=True), start=3):
+            if name in self.sources:
+                raise UsageError(f"two batch normalisations share the running statistic {name!r}: give each its own")
+            overwritten = f"{node.output[0]}.overwritten_{moment}"
+            self.model.graph.node.append(helper.make_node("Mul", [name, _ZERO], [overwritten], name=overwritten))
+            node.input[position] = overwritten
+            node.output.append(f"{node.output[0]}.batch_{moment}")
+            self.sources[name] = (node.output[-1], share)
+        self.model.graph.node.append(node)
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """What the training graph is built from, and the order it is built in."""
+
+    step: StepGraph
+    table: tuple[Parameter, ...]
+    loss: Loss
+    optimizer: Optimizer
+    chosen: tuple[Parameter, ...]
+    moments: _Moments
+
+    def build(self) -> tuple[State, ...]:
+        """Add masks, loss, gradients, update and statistics; gives the states."""
+        step, tape = self.step, self.step.tape
+        values = _add_loss(step, self.loss)
+        rate = step.add_input(LEARNING_RATE, _FLOAT, (), behind=LABELS)
+        masks = {p.name: step.add_input(mask_name(p.name), _BOOL, p.shape) for p in self.table if p.prunable}
+        held = {p.name: step.inputs[p.name] for p in self.table} | self._gate(masks)
+        gates = [held[name].producer() for name in masks]
+        nodes = [node for node in gates if node is not None] + step.forward
+        found = gradients(tape, nodes, {step.output: values.gradient}, [step.inputs[p.name] for p in self.chosen])
+        trained = []
+        for p in self.chosen:
+            gradient = found[step.inputs[p.name]]
+            if gradient is not None:
+                trained.append(Trained(p.name, held[p.name], gradient, masks.get(p.name)))
+        tape.scope = "optimizer"
+        trained = self._with_penalties(trained)
+        states, following = self._updates(trained, rate)
+        tape.scope = "statistics"
+        for name, (moment, share) in self.moments.sources.items():
+            batch = next(v for node in step.forward for v in node.outputs if v.name == moment)
+            old = tape.op("Mul", step.inputs[name], share)
+            following[name] = tape.op("Add", old, tape.op("Mul", batch, 1.0 - share))
+        _add_loss_outputs(step, values)
+        for p in self.table:
+            step.add_output(f"{p.name}.next", following.get(p.name, held[p.name]), _FLOAT, p.shape)
+        for state in states:
+            step.add_output(f"{state.name}.next", following[state.name], _FLOAT, state.shape)
+        return states
+
+    def _gate(self, masks: dict[str, ir.Value]) -> dict[str, ir.Value]:
+        """Where(mask, w, 0) in front of every use of a prunable weight."""
+        tape = self.step.tape
+        tape.scope = "mask"
+        gated = {}
+        for name, mask in masks.items():
+            weight = self.step.inputs[name]
+            uses = list(weight.uses())
+            gated[name] = tape.op("Where", mask, weight, 0.0)
+            tape.declare(gated[name], tape.shape(weight))
+            for use in uses:
+                use.node.replace_input_with(use.idx, gated[name])
+        return gated
+
+    def _with_penalties(self, trained: list[Trained]) -> list[Trained]:
+        """The gradients with FedProx's term mu (w - anchor), then scaled down to the global norm allowed."""
+        tape, mu = self.step.tape, self.optimizer.proximal_mu
+        if mu:
+            pulled = []
+            for p in trained:
+                anchor = self.step.add_input(f"{p.name}.anchor", _FLOAT, tape.shape(self.step.inputs[p.name]))
+                pull = tape.op("Mul", tape.op("Sub", p.value, anchor), mu)
+                if p.mask is not None:
+                    pull = tape.op("Mul", pull, tape.cast_like(p.mask, pull))
+                pulled.append(replace(p, gradient=tape.op("Add", p.gradient, pull)))
+            trained = pulled
+        if self.optimizer.clip_norm and trained:
+            scaled = clipped(tape, [p.gradient for p in trained], self.optimizer.clip_norm)
+            trained = [replace(p, gradient=g) for p, g in zip(trained, scaled, strict=True)]
+        return trained
+
+    def _updates(self, trained: Sequence[Trained], rate: ir.Value) -> tuple[tuple[State, ...], dict[str, ir.Value]]:
+        """The states, and the next value of every trained parameter and state by name."""
+        tape, step, shapes = self.step.tape, self.step, {p.name: p.shape for p in self.table}
+        following: dict[str, ir.Value] = {}
+        states: list[State] = []
+        count = None
+        if self.optimizer.name == "adamw":
+            states.append(State(name=STEP, shape=()))
+            count = following[STEP] = tape.op("Add", step.add_input(STEP, _FLOAT, ()), 1.0)
+        for p in trained:
+            own = [State(name=name, shape=shapes[p.name]) for name in state_names(self.optimizer, p.name)]
+            inputs = [step.add_input(state.name, _FLOAT, state.shape) for state in own]
+            updated = update(tape, self.optimizer, p, inputs, rate, count)
+            following[p.name] = updated.value
+            following.update(updated.states)
+            states.extend(own)
+        return tuple(states), following
