@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Run the aggregator on this gateway, and look at its runs.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, help="Run the aggregator on this gateway, and look at its runs.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -51,12 +53,33 @@ def _print_line(kind: str, fields: dict[str, object]) -> None:
         dense, sparse = fields["accuracy_dense"], fields["accuracy_sparse"]
         text = f"round {fields['round_index']}: accuracy dense {_share(dense)} sparse {_share(sparse)}"
         typer.echo(f"{text}, {fields['bytes_up']} bytes up, {fields['wall_s']:.2f} s")
-    elif kind in ("device_joined", "device_left", "refused", "finished"):
+    elif kind == "note":
+        typer.echo(str(fields["text"]))
+    elif kind in ("device_joined", "device_returned", "device_left", "refused", "finished"):
         typer.echo(f"{kind.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in fields.items()))
 
 
 def _share(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "unknown"
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The run folder.")],
+    compare: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of another run to draw beside it.")] = None,
+) -> None:
+    """Write report.html of a finished run into its folder: plots, tables, settings, in one page."""
+    from aggregator.report import write_report
+    from aggregator.run_folder import read_result
+    from device_runtime.wire.errors import UsageError
+
+    others = {}
+    for text in compare or ():
+        name, separator, other = text.partition("=")
+        if not separator or not name:
+            raise UsageError(f"--compare {text!r} must be NAME=FOLDER.")
+        others[name] = read_result(Path(other))
+    typer.echo(f"report: {write_report(folder, read_result(folder), others)}")
 
 
 Folder = Annotated[Path, typer.Argument(help="The run folder.")]
@@ -94,12 +117,13 @@ def _show(rows: list[dict[str, object]], title: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for name in rows[0] if rows else ():
-        table.add_column(name.replace("_", " "), overflow="fold")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    for i, name in enumerate(rows[0] if rows else ()):
+        table.add_column(name.replace("_", " "), no_wrap=i == 0, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console().print(table if rows else f"no {title} yet")

@@ -64,7 +64,10 @@ class Federation:
                 f"model {self.model_name!r} has no prunable weight: it needs a convolution or a fully connected layer."
             )
         self._optimizer = choose_optimizer(
-            t.optimizer, momentum=t.momentum, nesterov=t.nesterov, weight_decay=t.weight_decay
+            t.optimizer,
+            momentum=t.momentum if t.optimizer == "sgd" else 0.0,
+            nesterov=t.nesterov,
+            weight_decay=t.weight_decay,
         )
         self.artifacts = Artifacts(folder / "artifacts", self.blobs, self._write_artifact)
         self._evaluator = self._make_evaluator(threads)

@@ -74,7 +74,7 @@ class Aggregator:
         committed = self._ledger.last_committed()
         count = 0 if committed is None else committed[0]
         if committed is None:
-            run_state = self._federation.start()
+            run_state = self._initial_state()
         else:
             data = self._blobs.get(committed[1])
             if data is None:
@@ -84,6 +84,15 @@ class Aggregator:
         members = [hello for hello, member, _, _ in self._ledger.devices() if member]
         opened = self._ledger.opened_round(count + 1)
         return run_state, rounds.resume(self._settings.round_rules, members, count, opened, time.monotonic_ns())
+
+    def _initial_state(self) -> RunState:
+        """The state before round 1, drawn once: a user's model need not give the same values twice."""
+        sha = self._ledger.setting("initial_state")
+        data = self._blobs.get(sha) if sha else None
+        if data is None:
+            data = encode_state(self._federation.start())
+            self._ledger.set_setting("initial_state", self._blobs.put(data))
+        return decode_state(data)
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
@@ -166,9 +175,11 @@ class Aggregator:
 
     def _book(self, command: events.Bookkeeping) -> None:
         match command:
-            case events.Enrol(hello):
+            case events.Enrol(hello, returns):
                 self._ledger.enrol(hello)
-                self._report("device_joined", {"device": hello.device, "sample_count": hello.sample_count})
+                here = f"{len(self._state.members)} of {self._settings.rounds.devices_min}"
+                fields: dict[str, object] = {"device": hello.device, "sample_count": hello.sample_count}
+                self._report("device_returned" if returns else "device_joined", {**fields, "members": here})
             case events.Depart(device, reason):
                 self._ledger.depart(device, reason)
                 self._report("device_left", {"device": device, "reason": reason})
@@ -222,15 +233,18 @@ class Aggregator:
 
     def _servable(self, devices: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         """The engines of the devices for which an artifact can be made; the others are told of and left out."""
-        servable = {}
+        servable, why = {}, ""
         for device in devices:
             engines = self._state.members[device].hello.engines
             try:
                 self._federation.artifacts.for_engines(engines)
             except EngineError as error:
-                self._report("note", {"text": f"{device} gets no assignment: {error}"})
+                why = str(error)
+                self._report("note", {"text": f"{device} gets no assignment: {why}"})
                 continue
             servable[device] = engines
+        if devices and not servable:
+            raise UsageError(f"no device of round {self._state.round_index} can be given an artifact: {why}")
         return servable
 
     def _check(self, offer: Offer, data: bytes) -> None:

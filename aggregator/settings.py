@@ -15,7 +15,7 @@ from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec, Loss, OptimizerName
 from device_runtime.wire.messages import Hyper
 from device_runtime.wire.names import check_name
-from device_runtime.wire.settings import LinkSettings, parse_settings
+from device_runtime.wire.settings import LinkSettings, check_link, parse_settings
 from device_runtime.wire.submodel import ValueType
 
 
@@ -173,6 +173,7 @@ def load_settings(path: Path, text: str) -> Settings:
 def check_settings(settings: Settings) -> None:
     """Raise UsageError for a value that cannot work, before anything is built."""
     check_name(settings.link.site, "[link] site")
+    check_link(settings.link, "the run's settings")
     keep_counts({"weight": (10, 10)}, settings.pruning.sparsity, "uniform")
     _ = settings.topology_rule, settings.contribution_rule, settings.averaging_rule
     for section, key, value, least in (

@@ -105,7 +105,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     every: list[Row] = []
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        for variant in arguments.variants.split(","):
+        for variant in map(str.strip, arguments.variants.split(",")):
             rows = pool.map(one, [(variant, seed) for seed in seeds], chunksize=1)
             every += rows
             print(summarise(variant, rows), flush=True)

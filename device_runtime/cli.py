@@ -5,7 +5,6 @@ import sys
 from typing import Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from device_runtime.wire.errors import EspalierError
@@ -97,12 +96,8 @@ def main() -> None:
 
 
 def _refuse(sentence: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]espalier:[/] {_escape(sentence)}")
+    typer.echo(typer.style("espalier:", fg="red", bold=True) + f" {sentence}", err=True)
     sys.exit(2)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 if __name__ == "__main__":

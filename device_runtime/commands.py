@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Run the device runtime on this board.", no_args_is_help=True)
+app = typer.Typer(add_completion=False, help="Run the device runtime on this board.", no_args_is_help=True)
 
 
 @app.callback()

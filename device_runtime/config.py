@@ -6,7 +6,7 @@ import msgspec
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.names import check_name
-from device_runtime.wire.settings import LinkSettings, parse_settings
+from device_runtime.wire.settings import LinkSettings, check_link, parse_settings
 
 
 class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +37,7 @@ def load_device_settings(path: Path) -> DeviceSettings:
     settings = parse_settings(read_settings_file(path), DeviceSettings, str(path))
     check_name(settings.name, f"{path}: name")
     check_name(settings.link.site, f"{path}: [link] site")
+    check_link(settings.link, str(path))
     if settings.threads < 0:
         raise UsageError(f"{path}: threads is {settings.threads}; use 0 for all cores, or a positive number.")
     return settings

@@ -18,6 +18,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
+            os.fchmod(handle, 0o644)  # mkstemp makes it the owner's alone; what is kept here is for others to read
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()

@@ -10,7 +10,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import Parameter
 from export.gradients.decomposition import decomposed
-from export.gradients.folding import Dim, fold
+from export.gradients.folding import Dim, fold, keep_foreign_shapes
 from export.gradients.tape import Tape
 from export.graph import BATCH, INPUT, IR_VERSION_MAX, OPSET, OPSET_MAX, OUTPUT
 from export.reading import opset
@@ -119,7 +119,8 @@ def _with_inputs(model: ModelProto, parameters: Sequence[Parameter]) -> ModelPro
     inputs = [helper.make_tensor_value_info(p.name, TensorProto.FLOAT, p.shape) for p in parameters]
     first = onnx.ValueInfoProto()
     first.CopyFrom(data)
-    del copy.graph.input[:], copy.graph.initializer[:], copy.graph.value_info[:]
+    keep_foreign_shapes(copy)
+    del copy.graph.input[:], copy.graph.initializer[:]
     copy.graph.input.extend([first, *inputs])
     copy.graph.initializer.extend(kept)
     if [o.name for o in copy.graph.output] != [OUTPUT]:

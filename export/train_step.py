@@ -17,18 +17,17 @@ Any onnxruntime from 1.19.2 on runs it, without training operators.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx_ir as ir
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import Loss, Optimizer, Parameter, State, mask_name
+from export.batch_moments import BatchMoments
 from export.gradients.reverse import gradients
-from export.graph import BATCH, BATCH_NORM_MOMENTUM
+from export.graph import BATCH
 from export.losses import LossValues, add_loss, check_output
 from export.modes import evaluation_form
 from export.parameters import parameter_table
-from export.reading import origins
 from export.step_graph import StepGraph
 from export.update_rules import STEP, Trained, clipped, state_names, update
 
@@ -36,7 +35,7 @@ LABELS = "labels"
 LEARNING_RATE = "learning_rate"
 LOSS = "loss"
 CORRECT = "correct"
-_ZERO = "batch_norm.zero"
+GATHERED = "optimizer.gathered"
 _FLOAT, _INT64, _BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
 
@@ -59,23 +58,32 @@ class TrainStep:
 
 
 def train_step(
-    model: ModelProto, *, loss: Loss, optimizer: Optimizer, trainable: Collection[str] | None = None
+    model: ModelProto,
+    *,
+    loss: Loss,
+    optimizer: Optimizer,
+    trainable: Collection[str] | None = None,
+    accumulation: int = 1,
 ) -> TrainStep:
     """The training step of a forward model in the form that `import_onnx` and `import_torch` give.
 
     trainable: names of the parameters to train; the others keep their values. None trains all. Running statistics of
     batch normalisations are updated by the forward pass in either case. The loss is the batch's mean, without the
     proximal term and taken before the update.
+    accumulation: over how many batches gradients are averaged before the optimizer moves once, by more states; the
+    batches in between leave parameters as they are.
 
     Raises GradientError (a UsageError) for a node that cannot be differentiated, naming it and what would help;
-    UsageError for an opset out of range, an axis other than the batch that is open, and an unknown parameter.
+    UsageError for an opset out of range, an axis other than the batch that is open, an unknown parameter or loss.
     """
+    if accumulation < 1:
+        raise UsageError(f"gradients cannot be accumulated over {accumulation} batches: give 1 or more")
     table = parameter_table(model)
     chosen = _chosen(table, trainable)
     plain = evaluation_form(model)
-    moments = _Moments(plain, table)
+    moments = BatchMoments(plain, table)
     train = StepGraph(moments.model, table)
-    states = _Training(train, table, loss, optimizer, chosen, moments).build()
+    states = _Training(train, table, loss, optimizer, chosen, moments, accumulation).build()
     evaluate = StepGraph(plain, table)
     values = _add_loss(evaluate, loss)
     _add_loss_outputs(evaluate, values)
@@ -106,50 +114,6 @@ def _add_loss_outputs(step: StepGraph, values: LossValues) -> None:
         step.add_output(CORRECT, values.correct, _INT64, ())
 
 
-class _Moments:
-    """The training form of a model: batch normalisations that give the moments of their batch.
-
-    A momentum of 0 makes the operator's "new running" moments those of the batch alone, which the gradient needs; the
-    running statistics are blended from them behind it. onnxruntime writes those moments over the statistics that the
-    operator reads, be they the caller's own arrays, so it is given others that nobody else reads.
-    """
-
-    def __init__(self, model: ModelProto, table: Sequence[Parameter]) -> None:
-        self.model = ModelProto()
-        self.model.CopyFrom(model)
-        # By running statistic: the name of the batch's moment, and the share of the old value that stays.
-        self.sources: dict[str, tuple[str, float]] = {}
-        statistics = {p.name for p in table if p.role == "statistic"}
-        origin = origins(self.model.graph)
-        body = list(self.model.graph.node)
-        del self.model.graph.node[:]
-        for node in body:
-            running = [origin.get(v, "") for v in node.input[3:5]]
-            if node.op_type == "BatchNormalization" and set(running) <= statistics:
-                self._add(node, running)
-            else:
-                self.model.graph.node.append(node)
-        if self.sources:
-            zero = numpy_helper.from_array(np.zeros((), dtype=np.float32), _ZERO)
-            self.model.graph.initializer.append(zero)
-
-    def _add(self, node: NodeProto, running: Sequence[str]) -> None:
-        share = next((a.f for a in node.attribute if a.name == "momentum"), BATCH_NORM_MOMENTUM)
-        others = [a for a in node.attribute if a.name not in ("momentum", "training_mode")]
-        del node.attribute[:]
-        forced = [helper.make_attribute("momentum", 0.0), helper.make_attribute("training_mode", 1)]
-        node.attribute.extend([*others, *forced])
-        for position, (name, moment) in enumerate(zip(running, ("mean", "var"), strict=True), start=3):
-            if name in self.sources:
-                raise UsageError(f"two batch normalisations share the running statistic {name!r}: give each its own")
-            overwritten = f"{node.output[0]}.overwritten_{moment}"
-            self.model.graph.node.append(helper.make_node("Mul", [name, _ZERO], [overwritten], name=overwritten))
-            node.input[position] = overwritten
-            node.output.append(f"{node.output[0]}.batch_{moment}")
-            self.sources[name] = (node.output[-1], share)
-        self.model.graph.node.append(node)
-
-
 @dataclass(frozen=True, slots=True)
 class _Training:
     """What the training graph is built from, and the order it is built in."""
@@ -159,7 +123,8 @@ class _Training:
     loss: Loss
     optimizer: Optimizer
     chosen: tuple[Parameter, ...]
-    moments: _Moments
+    moments: BatchMoments
+    accumulation: int
 
     def build(self) -> tuple[State, ...]:
         """Add masks, loss, gradients, update and statistics; gives the states."""
@@ -177,8 +142,10 @@ class _Training:
             if gradient is not None:
                 trained.append(Trained(p.name, held[p.name], gradient, masks.get(p.name)))
         tape.scope = "optimizer"
-        trained = self._with_penalties(trained)
-        states, following = self._updates(trained, rate)
+        if self.accumulation > 1:
+            states, following = self._now_and_then(trained, rate)
+        else:
+            states, following = self._updates(self._with_penalties(trained), rate)
         tape.scope = "statistics"
         for name, (moment, share) in self.moments.sources.items():
             batch = next(v for node in step.forward for v in node.outputs if v.name == moment)
@@ -190,6 +157,31 @@ class _Training:
         for state in states:
             step.add_output(f"{state.name}.next", following[state.name], _FLOAT, state.shape)
         return states
+
+    def _now_and_then(
+        self, trained: Sequence[Trained], rate: ir.Value
+    ) -> tuple[tuple[State, ...], dict[str, ir.Value]]:
+        """As `_updates`, of the mean gradient of every `accumulation` batches; in between, all stays as it is."""
+        tape, step = self.step.tape, self.step
+        count = tape.op("Add", step.add_input(GATHERED, _FLOAT, ()), 1.0)
+        due = tape.op("GreaterOrEqual", count, float(self.accumulation))
+        waiting = tape.cast_like(tape.op("Not", due), count)
+        gathered = {GATHERED: tape.op("Mul", count, waiting)}
+        states = [State(name=GATHERED, shape=())]
+        means = []
+        for p in trained:
+            name, shape = f"{p.name}.gathered", step.inputs[p.name]
+            states.append(State(name=name, shape=tuple(int(n) for n in tape.shape(shape))))
+            before = step.add_input(name, _FLOAT, tape.shape(shape))
+            total = tape.op("Add", before, tape.op("Mul", p.gradient, 1.0 / self.accumulation))
+            if p.mask is not None:
+                total = tape.op("Mul", total, tape.cast_like(p.mask, total))
+            gathered[name] = tape.op("Mul", total, waiting)
+            means.append(replace(p, gradient=total))
+        own, moved = self._updates(self._with_penalties(means), rate)
+        held = {p.name: p.value for p in trained} | {state.name: step.inputs[state.name] for state in own}
+        following = {name: tape.op("Where", due, value, held[name]) for name, value in moved.items()}
+        return (*states, *own), following | gathered
 
     def _gate(self, masks: dict[str, ir.Value]) -> dict[str, ir.Value]:
         """Where(mask, w, 0) in front of every use of a prunable weight."""

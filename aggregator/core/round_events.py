@@ -64,9 +64,10 @@ class Broadcast:
 
 @dataclass(frozen=True, slots=True)
 class Enrol:
-    """Make the membership of a device durable."""
+    """Make the membership of a device durable; `returns` when it was a member before."""
 
     hello: Hello
+    returns: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,7 @@ def _heard(state: RoundState, device: str, message: Message, now_ns: int) -> Ste
         case Goodbye() if message.device == device:
             return _advance(*_leave(state, message), now_ns)
         case Gone() if message.device == device:
-            return _gone(state, message), []
+            return _gone(state, message)
         case Get():
             return state, [Serve(device, message)]
         case Chunk():
@@ -200,7 +200,7 @@ def _hello(state: RoundState, hello: Hello, now_ns: int) -> Step:
     state = replace(state, members={**state.members, device: member})
     commands: list[Command] = []
     if known is None or known.hello != hello:
-        commands.append(Enrol(hello))
+        commands.append(Enrol(hello, returns=known is not None))
     if state.phase == "finished":
         return state, [*commands, Send(device, Release(reason="the run is finished"))]
     commands.append(Send(device, Welcome(round_index=state.round_index, heartbeat_s=state.rules.heartbeat_s)))
@@ -214,12 +214,13 @@ def _reassign(state: RoundState, device: str) -> list[Command]:
     return [Send(device, task.assignment)] if task is not None and task.status in ("assigned", "receiving") else []
 
 
-def _gone(state: RoundState, gone: Gone) -> RoundState:
+def _gone(state: RoundState, gone: Gone) -> Step:
     """The last will of an old session must not mark a device that is back already."""
     member = state.members.get(gone.device)
     if member is None or member.hello.session != gone.session:
-        return state
-    return replace(state, members={**state.members, gone.device: replace(member, online=False)})
+        return state, []
+    state = replace(state, members={**state.members, gone.device: replace(member, online=False)})
+    return state, [Note(f"{gone.device} lost its connection; it stays a member")]
 
 
 def _leave(state: RoundState, goodbye: Goodbye) -> tuple[RoundState, list[Command]]:

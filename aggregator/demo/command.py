@@ -24,7 +24,9 @@ def demo(
     rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 15,
     devices: Annotated[int, typer.Option(help="Number of device processes.")] = 5,
     sparsity: Annotated[float, typer.Option(help="Share of prunable weights removed, in [0, 1).")] = 0.8,
-    model: Annotated[str, typer.Option(help="A model of the zoo, or package.module:factory of a torch model.")] = "mlp",
+    model: Annotated[
+        str, typer.Option(help="A model of the zoo, package.module:factory of a torch model, or FILE.onnx.")
+    ] = "mlp",
     data: Annotated[str, typer.Option(help="'digits', or an .npz with x_train y_train x_test y_test.")] = "digits",
     layout: Annotated[str, typer.Option(help="Axes of a raw sample: auto, hw, hwc, chw, t, tc, ct.")] = "auto",
     partition: Annotated[str, typer.Option(help="iid, dirichlet:BETA, by:NAME.")] = "dirichlet:0.5",
@@ -58,7 +60,7 @@ def demo(
         noise="none" if devices == 1 and noise == "pair:0.4@2" else noise,
         engine=engine,
         seed=seed,
-        model=ModelSection(torch=model) if ":" in model else ModelSection(name=model),
+        model=_model(model),
         training=TrainingSection(
             optimizer=optimizer,
             learning_rate=lr,
@@ -80,7 +82,7 @@ def demo(
         _print_settings(console, options, plan)
     runs = {}
     for name, (chosen, chosen_plan) in {"": (options, plan), **others}.items():
-        view = View(chosen_plan, name or f"espalier demo → {out}")
+        view = View(chosen_plan, name or f"espalier demo → {out}", run=f"{name}: " if name else "")
         with Display(console, view, quiet=as_json) as display:
             runs[name] = run_demo(chosen, chosen_plan, broker, display.show)
     result = runs.pop("")
@@ -92,6 +94,13 @@ def demo(
         return
     console.print(summary(result, runs))
     console.print(f"report: {page}\nresult: {out / 'result.json'}", highlight=False)
+
+
+def _model(text: str) -> ModelSection:
+    """What `--model` names."""
+    if text.endswith(".onnx"):
+        return ModelSection(onnx=text)
+    return ModelSection(torch=text) if ":" in text else ModelSection(name=text)
 
 
 def _clear(folder: Path) -> None:

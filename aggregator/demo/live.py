@@ -34,6 +34,7 @@ class View:
 
     plan: Plan
     title: str
+    run: str = ""
     rows: dict[str, Row] = field(default_factory=dict)
     round_index: int = 0
     accuracy_dense: float | None = None
@@ -147,7 +148,7 @@ class Display:
     def _line(self, event: Event) -> None:
         if event["event"] == "round":
             total = self._view.plan.settings.rounds.count
-            self._console.print(f"round {self._view.round_index}/{total}: {self._view.headline()}", highlight=False)
+            self._console.print(f"{self._view.run}round {self._view.round_index}/{total}: {self._view.headline()}")
         elif event["event"] in ("device_restarted", "refused", "note") and self._view.notes:
             self._console.print(self._view.notes[-1], highlight=False)
 

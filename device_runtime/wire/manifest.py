@@ -98,6 +98,8 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             if x.ndim == len(self.axes):
                 x = x[:, None]
             x = x.transpose(0, *(a + 1 for a in self.axes))
+        if x.shape[1:] not in (self.shape, self.shape[1:] if self.shape[:1] == (1,) else self.shape):
+            raise ValueError(f"samples of shape {raw.shape[1:]} are not {self.shape}")
         x = x.reshape(len(raw), *self.shape)
         per_channel = (-1,) + (1,) * (len(self.shape) - 1)
         if {len(self.mean), len(self.std)} - {1, *self.shape[:1]}:

@@ -33,6 +33,15 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     keepalive_s: Annotated[int, Meta(ge=1, le=65535)] = 30
 
 
+def check_link(settings: LinkSettings, source: str) -> None:
+    """Raise UsageError for link settings with which nothing would ever be accepted."""
+    if not settings.allow_unsigned:
+        raise UsageError(
+            f"{source}: [link] allow_unsigned is false, but this version cannot sign messages: set it to true, "
+            "on a network you trust or with TLS and client certificates."
+        )
+
+
 def parse_settings(text: str, type_: type[S], source: str) -> S:
     """TOML `text` as a settings record.
 
@@ -58,7 +67,7 @@ def _explain(text: str, type_: type[object]) -> str:
     key, section = found.group(1), found.group(2) or ""
     known = _fields(type_, section)
     near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+    hint = f"did you mean '{near[0]}'" if near else f"known keys: {', '.join(known)}"
     return f"unknown key '{key}' in {f'[{section}]' if section else 'the top level'}; {hint}"
 
 

@@ -140,7 +140,11 @@ def _dim(first: int, second: int) -> Dim:
 
 
 def _fix_batch(probe: ModelProto, batch: int) -> None:
-    del probe.graph.value_info[:]
+    keep_foreign_shapes(probe)
+    for info in probe.graph.value_info:
+        for dim in info.type.tensor_type.shape.dim[:1]:
+            if not dim.HasField("dim_value"):
+                dim.dim_value = batch
     for info in free_inputs(probe.graph):
         dims = info.type.tensor_type.shape.dim
         for axis, dim in enumerate(dims):
@@ -152,6 +156,14 @@ def _fix_batch(probe: ModelProto, batch: int) -> None:
                 dim.dim_value = batch
     for info in probe.graph.output:
         info.type.tensor_type.ClearField("shape")
+
+
+def keep_foreign_shapes(model: ModelProto) -> None:
+    """Drop every noted shape but those of operators that inference does not know."""
+    foreign = {v for node in model.graph.node if node.domain not in ("", "ai.onnx") for v in node.output}
+    kept = [info for info in model.graph.value_info if info.name in foreign]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
 
 
 def _has_graph(node: NodeProto) -> bool:

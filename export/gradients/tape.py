@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from device_runtime.wire.errors import UsageError
+from export.gradients.errors import GradientError
 from export.gradients.folding import evaluate
 
 Dim = int | str
@@ -79,16 +79,13 @@ class Tape:
     def shape(self, value: ir.Value) -> tuple[Dim, ...]:
         """The shape of a forward value, of a constant, or of a gradient once it is declared.
 
-        Raises UsageError where inference could not find it.
+        Raises GradientError, naming the node that makes the value, where inference could not find it.
         """
         if value.name in self._shapes:
             return self._shapes[value.name]
         if value.const_value is not None:
             return tuple(value.const_value.numpy().shape)
-        raise UsageError(
-            f"the shape of {value.name!r} cannot be resolved: "
-            "export the model with fixed sizes for every axis but the batch"
-        )
+        raise self._unresolved(value)
 
     def shape_by_name(self, name: str) -> tuple[Dim, ...]:
         """The shape of the value that has, or had, this name; an unknown one is a scalar nobody asks for."""
@@ -124,6 +121,19 @@ class Tape:
             name = f"{self.scope}/{stem}_{count}"
         self._names.add(name)
         return name
+
+    def _unresolved(self, value: ir.Value) -> GradientError:
+        """The error about the first node before `value` with which inference could do nothing."""
+        node = value.producer()
+        assert node is not None, f"input {value.name!r} has no shape"
+        for before in node.inputs:
+            if before is not None and before.producer() is not None and before.name not in self._shapes:
+                return self._unresolved(before)
+        return GradientError(
+            node,
+            f"makes {value.name!r}, whose shape cannot be resolved",
+            "export the model with fixed sizes for every axis but the batch, or note the shape in value_info",
+        )
 
     def _operands(self, operands: Sequence[Operand]) -> list[ir.Value | None]:
         values = [v for v in operands if isinstance(v, ir.Value)]

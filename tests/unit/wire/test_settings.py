@@ -23,9 +23,9 @@ def test_a_whole_number_serves_as_a_real_one():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('nme = "a"\n' + GOOD, "device.toml: unknown key 'nme' in the top level; did you mean 'name'?."),
-        (GOOD + 'hosst = "h"\n', "device.toml: unknown key 'hosst' in [link]; did you mean 'host'?."),
-        (GOOD.replace("source", "sorce"), "device.toml: unknown key 'sorce' in [data]; did you mean 'source'?."),
+        ('nme = "a"\n' + GOOD, "device.toml: unknown key 'nme' in the top level; did you mean 'name'."),
+        (GOOD + 'hosst = "h"\n', "device.toml: unknown key 'hosst' in [link]; did you mean 'host'."),
+        (GOOD.replace("source", "sorce"), "device.toml: unknown key 'sorce' in [data]; did you mean 'source'."),
         (
             "zzz = 1\n" + GOOD,
             "unknown key 'zzz' in the top level; known keys: name, folder, data, link, engine, threads",

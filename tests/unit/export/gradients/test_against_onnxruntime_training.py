@@ -9,10 +9,13 @@ import pytest
 
 from device_runtime.wire.manifest import InputSpec
 from export.optimizers import choose_optimizer
-from export.parameters import initial_params
+from export.parameters import initial_params, parameter_table
 from export.training_artifact import write_training_artifact
 from export.zoo import MODELS, build_model
 from tests.unit.export.conftest import INPUT_SHAPES, BareSession
+
+_BINDINGS = pytest.importorskip("onnxruntime.capi._pybind_state")
+pytestmark = pytest.mark.skipif(not hasattr(_BINDINGS, "Module"), reason="onnxruntime-training is not installed")
 
 
 def _official(name: str, folder: Path, masks: dict[str, np.ndarray]) -> BareSession:
@@ -25,8 +28,6 @@ def _official(name: str, folder: Path, masks: dict[str, np.ndarray]) -> BareSess
 
 
 def _masks(name: str, density: float) -> dict[str, np.ndarray]:
-    from export.parameters import parameter_table
-
     rng = np.random.default_rng(7)
     table = parameter_table(build_model(name, INPUT_SHAPES[name], 10, seed=1))
     return {p.name: rng.random(p.shape) < density for p in table if p.prunable}
