@@ -100,5 +100,10 @@ def _refuse(sentence: str) -> None:
     sys.exit(2)
 
 
+def _escape(text: str) -> str:
+    """`text` for help, where square brackets are markup."""
+    return text.replace("[", "\\[")
+
+
 if __name__ == "__main__":
     main()
