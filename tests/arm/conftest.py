@@ -10,12 +10,6 @@ from benchmarks.install_size import build_wheel
 from tests.arm.board import Board, NoBoardError, make_board, make_root
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """The marks of these tests, for a run of pytest with --strict-markers."""
-    config.addinivalue_line("markers", "arm: runs aarch64 programs under emulation")
-    config.addinivalue_line("markers", "slow: only in `scripts/test --full`")
-
-
 @pytest.fixture(scope="session")
 def arm_root() -> Path:
     """The aarch64 root, or a skip that says why there is none."""

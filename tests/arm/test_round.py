@@ -31,7 +31,7 @@ from tests.arm.federation import (
     write_pictures,
 )
 from tests.arm.recorder import Recorder, recorder
-from tests.e2e.harness import fleet, processes_about
+from tests.e2e.harness import fleet, processes_about, wait_until
 
 pytestmark = [pytest.mark.arm, pytest.mark.e2e, pytest.mark.timeout(290)]
 
@@ -84,6 +84,7 @@ def _run_round(folder: Path, port: int, model: str, engine: str, on: On | None) 
         run.finish(ROUND_TIMEOUT_S)
         assert run.accepted() == [(1, DEVICE)]
         assert processes_about(folder) == []
+        wait_until(lambda: seen.all(Receipt), 10, "the receipt at the third party")
         return _as_seen(seen)
 
 
@@ -135,6 +136,6 @@ def _assert_honest(arm: Round, here: Round, board: Board) -> None:
     for reading in (m.step_ns_p50, m.step_ns_p90, m.rss_bytes, m.rss_peak_bytes, m.bytes_down):
         assert _is_measured(reading)
     assert (m.step_ns_p50.value or 0) <= (m.train.wall_ns.value or 0)
-    assert (m.rss_bytes.value or 0) <= (m.rss_peak_bytes.value or 0)
+    assert (m.rss_bytes.value or 0) <= (m.rss_peak_bytes.value or 0) + 2**20  # the kernel's counters are not exact
     assert arm.offer.size_bytes < (m.bytes_down.value or 0) <= arm.bytes_down, "of what a third party saw pass"
     assert m.upload_previous.wall_ns.source == "absent", "there was no upload before the first"
