@@ -12,6 +12,7 @@ import pytest
 
 from aggregator.artifacts import WRITERS
 from device_runtime.engines import Trainer, available_engines, open_engine
+from device_runtime.metering.system import rss_bytes
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import InputSpec, Manifest
@@ -291,3 +292,14 @@ def test_artifact_of_another_engine_or_damaged_is_refused(engine: str, tmp_path:
         (tmp_path / path.name).write_bytes(path.read_bytes() if path.suffix == ".json" else b"no graph")
     with pytest.raises(EngineError, match="cannot open"):
         open_engine(engine).open(tmp_path, threads=1, seed=0)
+
+
+@pytest.mark.parametrize("engine", available_engines())
+def test_memory_does_not_grow_over_two_thousand_steps(engine: str) -> None:
+    case = _case(engine, "lenet5", "momentum")
+    trainer = case.open()
+    case.run(trainer, 200)
+    before = rss_bytes()
+    case.run(trainer, 2000)
+    assert before is not None
+    assert (rss_bytes() or 0) - before < 2_000_000
