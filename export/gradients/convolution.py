@@ -1,10 +1,13 @@
 """Rules of Conv and ConvTranspose, each gradient in the form that onnxruntime computes fastest.
 
-Measured on onnxruntime 1.19.2 and 1.31.1 (benchmarks/README.md): the weight gradient is one matrix product per position
-of the kernel on shifted channels-last maps, unless the channels are few; then it is one batched product with all
-shifted maps side by side. For a depthwise convolution it is products and sums. The input gradient is a transposed
-convolution, or a convolution with the flipped kernel where the stride is 1 and the channels are many.
+Measured on onnxruntime 1.19.2, 1.22.1 and 1.31.1 (benchmarks/README.md): the weight gradient is one matrix product per
+position of the kernel on shifted channels-last maps, unless the channels are few; then it is one batched product with
+all shifted maps side by side. For a depthwise convolution it is products and sums. The input gradient is a transposed
+convolution; or, where the stride is 1, a convolution with the flipped kernel if that is depthwise, of one element, or
+has many channels. Between 12 and 96 channels the latter wins by a quarter on 1.22 and loses by a seventh on 1.31.
 """
+
+import math
 
 import onnx_ir as ir
 
@@ -14,6 +17,10 @@ from export.gradients.windows import Windows, windows_of
 
 # From this many input channels on, products per kernel position beat one product of all positions together.
 _CHANNELS_MANY = 12
+# From this many input channels on, a convolution with the flipped kernel beats a transposed convolution.
+_CHANNELS_WIDE = 96
+# From this many windows per sample on, one product per sample is as fast on one thread and up to twice on two.
+_WINDOWS_MANY = 512
 
 
 @rule("Conv")
@@ -87,9 +94,11 @@ def _input_gradient(
     fits = all(e >= p for e, p in zip(ends, windows.before, strict=True)) and all(
         e - q >= 0 for e, q in zip(ends, windows.behind, strict=True)
     )
-    plain = all(s == 1 for s in windows.stride) and fits
     depthwise = group == channels == out_channels
-    if plain and (depthwise or (channels >= _CHANNELS_MANY and channels >= out_channels)):
+    wide = channels >= _CHANNELS_WIDE and channels >= out_channels
+    shrinking = channels >= max(_CHANNELS_MANY, 2 * out_channels)
+    single = group == 1 and all(k == 1 for k in windows.kernel)
+    if fits and all(s == 1 for s in windows.stride) and (depthwise or wide or shrinking or single):
         pads = [e - p for e, p in zip(ends, windows.before, strict=True)]
         pads += [e - q for e, q in zip(ends, windows.behind, strict=True)]
         return tape.op(
@@ -142,16 +151,24 @@ def _weight_gradient(
 
 
 def _by_position(tape: Tape, x: ir.Value, g: ir.Value, windows: Windows, shape: tuple[int, ...]) -> ir.Value:
-    """Many channels: [O, BHW] x [BHW, C] for every position, with channels last, where shifted rows are contiguous."""
+    """Many channels: g times the shifted map for every position, channels last, where shifted rows are contiguous.
+
+    One product [O, windows of all samples] x [.., C], or one per sample, which threads share out better, and their sum.
+    """
     rank = len(windows.kernel)
-    rows = tape.op("Transpose", g, perm=[1, 0, *range(2, rank + 2)])
-    rows = tape.op("Reshape", rows, [shape[0], -1])
+    per_sample = math.prod(windows.small) >= _WINDOWS_MANY
+    if per_sample:
+        rows = tape.op("Reshape", g, [0, shape[0], -1])
+    else:
+        rows = tape.op("Reshape", tape.op("Transpose", g, perm=[1, 0, *range(2, rank + 2)]), [shape[0], -1])
     last = tape.op("Transpose", x, perm=[0, *range(2, rank + 2), 1])
     padded = windows.padded(tape, last, channels_last=True)
     parts = []
     for position in windows.positions():
-        columns = tape.op("Reshape", windows.shifted(tape, padded, position, first_axis=1), [-1, shape[1]])
-        parts.append(tape.op("MatMul", rows, columns))
+        columns = windows.shifted(tape, padded, position, first_axis=1)
+        columns = tape.op("Reshape", columns, [0, -1, shape[1]] if per_sample else [-1, shape[1]])
+        product = tape.op("MatMul", rows, columns)
+        parts.append(tape.reduce("ReduceSum", product, [0], keepdims=False) if per_sample else product)
     if len(parts) == 1:
         return tape.op("Reshape", parts[0], list(shape))
     joined = tape.op("Reshape", tape.op("Concat", *parts, axis=1), [shape[0], *windows.kernel, shape[1]])
@@ -159,13 +176,19 @@ def _by_position(tape: Tape, x: ir.Value, g: ir.Value, windows: Windows, shape: 
 
 
 def _by_channel(tape: Tape, x: ir.Value, g: ir.Value, windows: Windows, shape: tuple[int, ...]) -> ir.Value:
-    """Depthwise: the sum of g times the shifted map, channel by channel."""
-    padded = windows.padded(tape, x)
-    axes = [0, *range(2, len(shape))]
+    """Depthwise: the sum of g times the shifted map, channel by channel; channels last where slices take steps."""
+    rank = len(windows.kernel)
+    last = any(s != 1 for s in windows.stride)
+    if last:
+        perm = [0, *range(2, rank + 2), 1]
+        x, g = tape.op("Transpose", x, perm=perm), tape.op("Transpose", g, perm=perm)
+    padded = windows.padded(tape, x, channels_last=last)
+    axes = list(range(rank + 1)) if last else [0, *range(2, rank + 2)]
     parts = []
     for position in windows.positions():
-        product = tape.op("Mul", windows.shifted(tape, padded, position, first_axis=2), g)
-        parts.append(tape.op("Unsqueeze", tape.reduce("ReduceSum", product, axes, keepdims=False), [1]))
+        shifted = windows.shifted(tape, padded, position, first_axis=1 if last else 2)
+        total = tape.reduce("ReduceSum", tape.op("Mul", shifted, g), axes, keepdims=False)
+        parts.append(tape.op("Unsqueeze", total, [1]))
     joined = parts[0] if len(parts) == 1 else tape.op("Concat", *parts, axis=1)
     return tape.op("Reshape", joined, list(shape))
 

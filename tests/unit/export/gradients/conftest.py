@@ -11,17 +11,6 @@ from device_runtime.wire.manifest import Loss, Optimizer, mask_name
 from export.parameters import initial_params
 from export.train_step import TrainStep, train_step
 
-INPUT_SHAPES = {
-    "mlp": (1, 8, 8),
-    "lenet5": (1, 28, 28),
-    "mnistnet": (1, 28, 28),
-    "cifar10net": (3, 32, 32),
-    "cnn": (3, 32, 32),
-    "resnet8": (3, 32, 32),
-    "resnet20": (3, 32, 32),
-    "cnn1d": (6, 128),
-}
-
 
 class Stepper:
     """Values of parameters and states, moved on by every step."""

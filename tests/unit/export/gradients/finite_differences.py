@@ -124,7 +124,7 @@ def runtime_gradients(
     node: NodeProto, inputs: Mapping[str, np.ndarray], version: int = 17
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The random weights of `y` and the gradients of all inputs of one operator, in float32 by onnxruntime."""
-    single = {n: a.astype(np.float32) for n, a in inputs.items()}
+    single = {n: np.asarray(a, dtype=np.float32) for n, a in inputs.items()}
     forward = forward_model([node], single, {}, version)
     (y,) = _session(forward).run(None, single)
     weights = np.random.default_rng(0).normal(size=y.shape).astype(np.float32)

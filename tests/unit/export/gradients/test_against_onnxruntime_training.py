@@ -70,6 +70,20 @@ def test_fifty_steps_track_the_official_loss(name: str, tmp_path: Path, stepper:
     for step in range(50):
         batch = rng.permutation(64)[:8]
         expected, _ = official.train_step(x[batch], y[batch])
-        official.optimizer_step(0.005)
-        found = ours.run(x[batch], y[batch], 0.005)["loss"]
+        official.optimizer_step(0.003)
+        found = ours.run(x[batch], y[batch], 0.003)["loss"]
         assert abs(found - expected) <= 1e-3 * max(1.0, expected), (step, found, expected)
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "bce_with_logits"])
+def test_the_official_losses_are_ours(loss: Any, artifact: Callable[..., Any], stepper: Callable[..., Any]) -> None:
+    model = build_model("mlp", (1, 8, 8), 4, seed=1)
+    folder, _ = artifact(model, loss=loss)
+    official = BareSession(folder, initial_params(model), {})
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 1, 8, 8)).astype(np.float32), rng.random((6, 4)).astype(np.float32)
+    expected, _ = official.train_step(x, y)
+    results = stepper(model, choose_optimizer("sgd", momentum=0.9), loss=loss).run(x, y, 0.1)
+    assert results["loss"] == pytest.approx(expected, rel=1e-5)
+    for key, gradient in official.gradients().items():
+        np.testing.assert_allclose(results[f"{key}.momentum.next"], gradient, atol=1e-5, err_msg=key)

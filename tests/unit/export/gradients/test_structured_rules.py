@@ -89,6 +89,12 @@ def test_conv(c: dict) -> None:
     check(helper.make_node("Conv", list(inputs), ["y"], kernel_shape=c["kernel"], **kept), inputs)
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_conv_over_a_large_map(kernel: int) -> None:
+    inputs = {"x": _values(2, 13, 24, 25), "w": _values(4, 13, kernel, kernel)}
+    check(helper.make_node("Conv", ["x", "w"], ["y"], pads=[kernel // 2] * 4), inputs)
+
+
 @pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_conv_with_automatic_padding(auto_pad: str, stride: int) -> None:
