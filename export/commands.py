@@ -18,7 +18,9 @@ from export.summary import ArtifactSummary, summarise
 from export.training_artifact import write_training_artifact
 from export.zoo import MODELS
 
-app = typer.Typer(add_completion=False, help="Turn models into what devices train and what products run.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, help="Turn models into what devices train and what products run.", no_args_is_help=True
+)
 
 
 @app.callback()
