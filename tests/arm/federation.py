@@ -13,7 +13,9 @@ from tests.arm.board import Board
 from tests.e2e.harness import Fleet
 
 DEVICE = "device-01"
-SAMPLES, TEST_SAMPLES, BATCH, EPOCHS = 72, 30, 32, 2  # three batches an epoch, the last one of eight samples
+# One epoch: in a fourth step this data meets a ReLU within rounding of its kink, and then starts that differ by 1e-7
+# end 1.9e-4 apart on one and the same machine, which says nothing of the CPU.
+SAMPLES, TEST_SAMPLES, BATCH, EPOCHS = 72, 30, 32, 1  # three batches an epoch, the last one of eight samples
 ROUND_TIMEOUT_S = 150.0
 
 
