@@ -57,7 +57,7 @@ def _foreign(error: ModuleNotFoundError) -> str:
 
 
 def _remedy(command: str) -> str:
-    extra = {"demo": "demo", "aggregator": "aggregator", "export": "aggregator"}.get(command, "demo")
+    extra = {"demo": "demo", "aggregator": "aggregator", "export": "aggregator", "report": "aggregator"}.get(command, "demo")
     return f"pip install 'espalier-fl[{extra}]'"
 
 

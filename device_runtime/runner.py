@@ -15,6 +15,7 @@ from device_runtime.agent import AgentState
 from device_runtime.config import DeviceSettings
 from device_runtime.data import load_local_data
 from device_runtime.engines import available_engines, open_engine
+from device_runtime.heart import Heart
 from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
 from device_runtime.metering.phases import SpanTimer
 from device_runtime.metering.system import usable_cores
@@ -84,6 +85,7 @@ class Device:
             will=(self._up, encode_message(Gone(device=name, session=session))),
         )
         self._leaving: str | None = None
+        self._heart, self._step_count = Heart(), 0
 
     def run(self, stop: threading.Event) -> str:
         """Serve until released or `stop` is set; returns why it ended. Raises LinkError when no broker answers."""
@@ -91,6 +93,7 @@ class Device:
         log.info("connected to %s:%d", self._settings.link.host, self._settings.link.port)
         try:
             while self._leaving is None and not stop.is_set():
+                self._heart.beat(training=self._state.phase == "training", step_count=self._step_count)
                 try:
                     self._handle(self._inbox.get(timeout=TICK_S))
                 except queue.Empty:
@@ -249,7 +252,7 @@ class Device:
         params, supports = (self._blobs.get(s) for s in (assignment.params_sha, assignment.support_shas[0]))
         if params is None or supports is None:
             raise EngineError("a blob of the assignment vanished from the store; it will be fetched again.")
-        result = bench.carry_out(assignment, params, supports, traffic, _no_progress)
+        result = bench.carry_out(assignment, params, supports, traffic, self._progress)
         log.info("round %d trained: %d steps", assignment.model_version, result.measurement.step_count)
         return result
 
@@ -274,6 +277,6 @@ class Device:
                 write_atomic(path, content)
         return folder
 
-
-def _no_progress(_done: int, _total: int, _loss: float) -> None:
-    """The runner's progress is told by its log."""
+    def _progress(self, _done: int, _total: int, _loss: float) -> None:
+        """Every step feeds the watchdog's question whether training goes on."""
+        self._step_count += 1

@@ -1,4 +1,4 @@
-"""The command `espalier export`: a model in, the artifact folder that devices train out."""
+"""The command `espalier export`: a model in, the artifact folder that devices train out, or what a product runs."""
 
 import re
 from pathlib import Path
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec, Loss, Manifest
+from export.deploy.commands import add_to
 from export.optimizers import choose_optimizer
 from export.sources import load_model
 from export.summary import ArtifactSummary, summarise
@@ -21,6 +22,8 @@ from export.zoo import MODELS
 app = typer.Typer(
     add_completion=False, help="Turn models into what devices train and what products run.", no_args_is_help=True
 )
+
+add_to(app)
 
 
 @app.callback()

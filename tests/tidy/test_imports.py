@@ -43,7 +43,8 @@ TABLE = (
     ),
     Row(
         "aggregator",
-        # link and store are the one MQTT client and the one blob store; data and engines serve evaluation.
+        # link and store are the one MQTT client and the one blob store; data and engines serve evaluation; the record
+        # of a profile is what its report draws.
         (
             "aggregator",
             "export",
@@ -53,6 +54,7 @@ TABLE = (
             "device_runtime.data",
             "device_runtime.config",
             "device_runtime.engines.onnxruntime_import",
+            "device_runtime.profile.record",
             "device_runtime.engines",
         ),
         frozenset({"torch", "paho"}),
@@ -115,6 +117,7 @@ def test_only_declared_libraries_are_imported() -> None:
     declared = {
         "numpy", "paho", "msgspec", "safetensors", "backports", "typer", "rich", "onnxruntime",  # the device
         "onnx", "onnx_ir", "matplotlib", "tomli_w", "torch",  # extras
+        "ai_edge_litert", "ai_edge_quantizer", "flatbuffers",  # extras for TFLite
         "google",  # protobuf's errors, which onnx raises
     }  # fmt: skip
     for module, path in modules():

@@ -1,0 +1,177 @@
+"""Is what is installed able to train here: Python, packages, one onnxruntime, instructions of the processor."""
+
+import importlib.metadata
+import re
+import sys
+
+from device_runtime.doctor.finding import Answer, Finding, Patient, not_checked
+
+PYTHON_MIN = (3, 11)
+# The base install of pyproject.toml, which a test compares.
+REQUIRED = {
+    "numpy": (1, 26),
+    "paho-mqtt": (2, 1),
+    "safetensors": (0, 5),
+    "msgspec": (0, 19),
+    "backports.zstd": (1, 3),
+    "typer": (0, 15),
+    "rich": (13,),
+}
+# All of these own the folder `onnxruntime`.
+RUNTIMES = (
+    "onnxruntime",
+    "onnxruntime-training-cpu",
+    "onnxruntime-training",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+)
+REINSTALL = "pip install --force-reinstall espalier-fl"
+# Runs in a process of its own: an illegal instruction ends that process and not the doctor.
+PROBE = """
+from device_runtime.doctor.tiny_graphs import matmul_graph
+from device_runtime.engines.onnxruntime_import import import_onnxruntime
+import numpy
+ort = import_onnxruntime()
+one = numpy.ones((64, 64), numpy.float32)
+session = ort.InferenceSession(matmul_graph(64), providers=["CPUExecutionProvider"])
+print("product", float(session.run(None, {"a": one, "b": one})[0][0, 0]))
+"""
+SIGILL = -4
+NOT_STARTED = (126, 127)
+
+
+def check_python(patient: Patient) -> list[Finding]:
+    """Python is new enough and of 64 bits."""
+    version = ".".join(str(v) for v in sys.version_info[:3])
+    if sys.version_info < PYTHON_MIN:
+        return [Finding("python", "failed", f"Python {version} is older than 3.11", "sudo apt install python3.11-venv")]
+    if sys.maxsize < 2**32:
+        remedy = "flash a 64-bit image: espalier flash image"
+        return [
+            Finding("python", "failed", f"Python {version} is a 32-bit one; onnxruntime has no wheel for it", remedy)
+        ]
+    return [Finding("python", "ok", f"Python {version}, 64 bits")]
+
+
+def check_packages(patient: Patient) -> list[Finding]:
+    """Every package of the base install is there, and new enough."""
+    findings = []
+    for name, least in REQUIRED.items():
+        if name == "backports.zstd" and sys.version_info >= (3, 14):
+            continue
+        version = installed(name)
+        wanted = ".".join(str(v) for v in least)
+        remedy = f"pip install '{name}>={wanted}'"
+        if version is None:
+            findings.append(Finding("packages", "failed", f"{name} is not installed", remedy))
+        elif numbers(version) < least:
+            findings.append(Finding("packages", "failed", f"{name} {version} is older than {wanted}", remedy))
+    told = ", ".join(f"{name} {installed(name)}" for name in REQUIRED if installed(name))
+    return findings or [Finding("packages", "ok", told)]
+
+
+def check_runtime(patient: Patient) -> list[Finding]:
+    """Exactly one onnxruntime is installed, and it is none that this processor cannot run."""
+    present = {name: version for name in RUNTIMES if (version := installed(name))}
+    return judge_runtime(present, patient)
+
+
+def judge_runtime(present: dict[str, str], patient: Patient) -> list[Finding]:
+    """The judgement on a set of onnxruntime distributions and their versions."""
+    told = ", ".join(f"{name} {version}" for name, version in present.items())
+    if not present:
+        return [Finding("onnxruntime", "failed", "no onnxruntime is installed: nothing can train", REINSTALL)]
+    if len(present) > 1:
+        remedy = f"pip uninstall --yes {' '.join(present)} && {REINSTALL}"
+        return [Finding("onnxruntime", "failed", f"{told} overwrite one another's files", remedy)]
+    facts = patient.detection.facts
+    arm = facts.architecture in ("aarch64", "arm64")
+    if (
+        arm
+        and numbers(next(iter(present.values())))[:2] == (1, 21)
+        and facts.features
+        and "asimddp" not in facts.features
+    ):
+        found = f"{told} uses instructions that this processor lacks (no asimddp): it dies of SIGILL"
+        return [Finding("onnxruntime", "failed", found, "pip install 'onnxruntime>=1.22'")]
+    return [Finding("onnxruntime", "ok", told)]
+
+
+def check_engine(patient: Patient) -> list[Finding]:
+    """onnxruntime really computes here, tried in a process of its own."""
+    if not patient.live:
+        return not_checked("engine", "this is a captured tree")
+    return judge_engine(patient.run([sys.executable, "-c", PROBE]))
+
+
+def judge_engine(answer: Answer | None) -> list[Finding]:
+    """The judgement on the probe's answer."""
+    if answer is None:
+        return [Finding("engine", "failed", "a product of two small matrices does not end in time", REINSTALL)]
+    if answer.status in NOT_STARTED:
+        return not_checked("engine", f"{sys.executable} cannot start itself as a program here (an emulator?)")
+    if answer.status == SIGILL:
+        found = "onnxruntime dies of an illegal instruction: this wheel is not made for this processor"
+        return [Finding("engine", "failed", found, "pip install --upgrade 'onnxruntime>=1.22'")]
+    if answer.status != 0 or "product 64.0" not in answer.out:
+        last = next(
+            (line for line in reversed(answer.out.splitlines()) if line.strip()), f"exit status {answer.status}"
+        )
+        return [Finding("engine", "failed", f"onnxruntime does not compute: {last.strip()[:200]}", REINSTALL)]
+    return [Finding("engine", "ok", "onnxruntime loads and computes")]
+
+
+def check_features(patient: Patient) -> list[Finding]:
+    """The processor has the instructions that its board is known for."""
+    facts, board = patient.detection.facts, patient.detection.board
+    if not facts.features:
+        return not_checked("cpu features", "/proc/cpuinfo tells none")
+    expected = board.clusters[0].features if board and board.clusters else ()
+    missing = [f for f in expected if f not in facts.features]
+    if missing:
+        found = f"the system hides {', '.join(missing)}, which this board has; kernels that use it will not run"
+        return [Finding("cpu features", "warning", found, "boot the board's own 64-bit kernel")]
+    known = [
+        f
+        for f in ("asimd", "asimdhp", "asimddp", "atomics", "i8mm", "bf16", "sve", "avx2", "avx512f")
+        if f in facts.features
+    ]
+    return [Finding("cpu features", "ok", ", ".join(known) or "none that kernels use")]
+
+
+def check_telemetry(patient: Patient) -> list[Finding]:
+    """Official wheels from 1.29 send telemetry unless a variable forbids it; the runtime sets it by itself."""
+    value = patient.environ.get("ORT_DISABLE_TELEMETRY")
+    if value == "1":
+        return [Finding("telemetry", "ok", "ORT_DISABLE_TELEMETRY is 1")]
+    version = installed("onnxruntime")
+    if version is None or numbers(version) < (1, 29):
+        return [Finding("telemetry", "ok", "this onnxruntime has none")]
+    found = "the runtime turns it off for itself; other programs that load this onnxruntime would send"
+    return [Finding("telemetry", "warning", found, "export ORT_DISABLE_TELEMETRY=1")]
+
+
+def check_board(patient: Patient) -> list[Finding]:
+    """Which board this is."""
+    detection = patient.detection
+    if detection.board is None:
+        return [Finding("board", "warning", "; ".join(detection.reasons), "espalier boards detect")]
+    told = f"{detection.board.id}: {'; '.join(detection.reasons)}"
+    if detection.doubts:
+        return [Finding("board", "warning", f"{told}; but {'; '.join(detection.doubts)}", "espalier boards detect")]
+    return [Finding("board", "ok", told)]
+
+
+def installed(name: str) -> str | None:
+    """The version of an installed distribution, None when it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "1.22.0rc1" is (1, 22, 0)."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()

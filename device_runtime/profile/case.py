@@ -1,0 +1,199 @@
+"""One case, one engine at one sparsity, in a process of its own: cold start, warm-up, repeats, phases, layers, soak."""
+
+import functools
+import gc
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from device_runtime.engines import open_engine
+from device_runtime.engines.onnxruntime_import import import_onnxruntime
+from device_runtime.metering.counters import Counters
+from device_runtime.metering.energy import Fit, find_meter
+from device_runtime.metering.memory import memory_use
+from device_runtime.metering.thermal import Thermometer, events_between
+from device_runtime.profile import subject
+from device_runtime.profile.instruments import Instruments, memory
+from device_runtime.profile.layers import layers_of, run_traced
+from device_runtime.profile.methodology import Times, cool_down, distribution, repeat, warm_up
+from device_runtime.profile.phases import Round, sample
+from device_runtime.profile.record import (
+    Case,
+    Cold,
+    Layers,
+    Repeat,
+    Soak,
+    SoakMinute,
+    Value,
+    absent,
+    derived,
+    measured,
+)
+from device_runtime.profile.tally import CaseJob, Findings, payload, tally
+from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, decode_manifest
+
+Told = Callable[[str, float], None]  # what is done, and the share of it that is done
+TIMES = Times(time.perf_counter_ns, time.sleep)
+_LAYER_SECONDS_MAX = 10.0
+_FRESH, _SHARED = "in a fresh process", "in the process of the whole run: not quite cold"
+
+
+def run_case(job: CaseJob, told: Told) -> Case:
+    """Run it. Raises EngineError where the engine cannot open or run the artifact."""
+    with Counters() as counters:  # before the engine's threads exist, so that they inherit them
+        meter, note = find_meter(fit=Fit(*job.fit) if job.fit else None)
+        return _Run(job, told, Instruments(Thermometer(), meter, note, counters)).case()
+
+
+class _Run:
+    """The state of one case."""
+
+    def __init__(self, job: CaseJob, told: Told, instruments: Instruments) -> None:
+        self._job, self._told, self._instruments = job, told, instruments
+        self._memory_before = memory_use()
+        self._how_cold = _FRESH if job.is_fresh else _SHARED
+        raw = (Path(job.artifact) / MANIFEST_FILE).read_bytes()
+        self._artifact_sha = hashlib.sha256(raw).hexdigest()
+        self.manifest: Manifest = decode_manifest(raw)
+        chosen = subject.supports(self.manifest, job.sparsity, job.seed)
+        self._sent = subject.values(self.manifest, chosen, job.seed)
+        self._kept = subject.kept_counts(self.manifest, chosen)
+        self._batches = subject.batches(self.manifest, job.batch, job.seed)
+
+    def case(self) -> Case:
+        """Everything in order: cold start, load, warm-up, repeats, serialise, memory; then layers and soak."""
+        plan = self._job.plan
+        at_start = self._instruments.temperature().value
+        cold, version, work = self._open()
+        step = work.stepper(self._batches)
+        cold = msgspec.structs.replace(cold, first_step=measured(_timed(step), "ns", self._how_cold))
+        load = sample(work.load, plan.phase_repeats)
+        self._told("warm-up", 0.0)
+        with _no_garbage_collection():
+            warm = warm_up(step, plan, TIMES, lambda share: self._told("warm-up", share))
+            idle_before = self._instruments.idle_watts(plan.idle_seconds)
+            repeats = self._repeats(step, at_start)
+            idle = (idle_before, self._instruments.idle_watts(plan.idle_seconds))
+        serialise = sample(work.serialise, plan.phase_repeats)
+        update = len(work.serialise()) if serialise.source == "measured" else None
+        findings = Findings(
+            engine_version=version,
+            cold=cold,
+            warm_up=warm,
+            load=load,
+            serialise=serialise,
+            repeats=repeats,
+            idle_watts=idle,
+            sensor=self._instruments.meter_note,
+            memory=memory(self._memory_before),
+            payload=payload(len(work.params), len(work.supports), update),
+            is_finite=work.is_finite,
+        )
+        soak = self._soak(step) if self._job.has_soak else None
+        case = tally(self._job, self.manifest, self._artifact_sha, self._sent, findings)
+        layers, note = self._layers(case.step.p50)
+        return msgspec.structs.replace(case, layers=layers, layers_note=note, soak=soak)
+
+    def _open(self) -> tuple[Cold, str, Round]:
+        job = self._job
+        self._told("opening the artifact", 0.0)
+        start = time.perf_counter_ns()
+        import_onnxruntime()
+        engine = open_engine(self.manifest.engine)
+        imported = time.perf_counter_ns()
+        trainer = engine.open(Path(job.artifact), threads=job.threads, seed=job.seed)
+        opened = time.perf_counter_ns()
+        work = Round(self.manifest, trainer, self._sent, job.seed)
+        load_ns = _timed(work.load)
+        cold = Cold(
+            import_engine=measured(imported - start, "ns", self._how_cold),
+            open=measured(opened - imported, "ns", self._how_cold),
+            load=measured(load_ns, "ns", self._how_cold),
+            first_step=absent("ns", "not yet taken"),
+        )
+        return cold, engine.version, work
+
+    def _repeats(self, step: Callable[[], None], at_start: float | None) -> tuple[Repeat, ...]:
+        plan, tools = self._job.plan, self._instruments
+        found = []
+        for index in range(plan.repeats):
+            name = f"repeat {index + 1} of {plan.repeats}"
+            self._told(name, 0.0)
+            cooled = cool_down(tools.thermometer.temperature_c, at_start, plan, TIMES)
+            before = tools.begin(cooled)
+            samples = repeat(step, plan, TIMES, functools.partial(self._told, name))
+            found.append(tools.end(before, samples))
+        return tuple(found)
+
+    def _layers(self, timed_p50_ns: int) -> tuple[Layers | None, str]:
+        job = self._job
+        if self.manifest.engine != "portable":
+            return None, f"engine {self.manifest.engine!r} gives no profile by node; engine 'portable' does"
+        self._told("layers", 0.0)
+        traced = run_traced(
+            Path(job.artifact),
+            self.manifest,
+            self._sent,
+            self._batches,
+            threads=job.threads,
+            seed=job.seed,
+            seconds=min(_LAYER_SECONDS_MAX, job.plan.seconds),
+            told=lambda share: self._told("layers", share),
+        )
+        found = layers_of(traced, self.manifest, self._kept, batch=job.batch, timed_p50_ns=timed_p50_ns, roof=job.roof)
+        return found, "from a short run of its own, with onnxruntime's profiler"
+
+    def _soak(self, step: Callable[[], None]) -> Soak:
+        total = self._job.plan.soak_minutes
+        minutes: list[SoakMinute] = []
+        while (left := total - len(minutes)) > 0.01:
+            index = len(minutes)
+            self._told(f"soak, minute {index + 1}", index / total)
+            minutes.append(self._soak_minute(step, 60.0 * min(1.0, left)))
+        return Soak(minutes=tuple(minutes), slowdown=slowdown(minutes))
+
+    def _soak_minute(self, step: Callable[[], None], seconds: float) -> SoakMinute:
+        tools = self._instruments
+        before = tools.thermometer.throttling()
+        begin = time.perf_counter()
+        one = msgspec.structs.replace(self._job.plan, seconds=seconds, steps_min=1)
+        samples = repeat(step, one, TIMES, lambda _: None)
+        return SoakMinute(
+            step_count=len(samples),
+            seconds=time.perf_counter() - begin,
+            step_p50=measured(distribution(samples).p50, "ns"),
+            temperature=tools.temperature(),
+            frequency=tools.frequency(),
+            events=events_between([before, tools.thermometer.throttling()]),
+        )
+
+
+def slowdown(minutes: list[SoakMinute]) -> Value:
+    """The last minute's step rate over the first's, less 1: negative where the board slowed down."""
+    if len(minutes) < 2:
+        return absent("1", "the soak lasted one minute")
+    first, last = (m.step_count / m.seconds for m in (minutes[0], minutes[-1]))
+    return derived(last / first - 1, "1", "last minute's step rate over the first's, less 1")
+
+
+def _timed(call: Callable[[], object]) -> int:
+    start = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - start
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Steps are not held up by a collection of what came before."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()

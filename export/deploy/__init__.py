@@ -1,0 +1,1 @@
+"""What a product runs: inference graphs, proven equal to what was trained, in every form a runtime reads."""

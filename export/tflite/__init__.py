@@ -1,0 +1,1 @@
+"""TFLite (LiteRT) files, written from an inference graph without a converter."""

@@ -1,0 +1,1 @@
+"""One TOML file per board; schema.py says what may stand in it."""
