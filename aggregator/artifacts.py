@@ -1,9 +1,10 @@
 """The artifacts of a run: one per training engine, built when a device first needs it, published by content hash."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from onnx import ModelProto
 
@@ -11,8 +12,6 @@ from device_runtime.store import BlobStore
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import InputSpec, Loss, Manifest, Optimizer
 from device_runtime.wire.tensors import encode_files
-from export.portable_artifact import write_portable_artifact
-from export.training_artifact import write_training_artifact
 
 
 class Writer(Protocol):
@@ -31,7 +30,20 @@ class Writer(Protocol):
     ) -> Manifest: ...
 
 
-WRITERS: dict[str, Writer] = {"ort_training": write_training_artifact, "portable": write_portable_artifact}
+def _on_demand(module: str, function: str) -> Writer:
+    """A writer whose module is imported when it first writes: graph libraries are large, and most runs need one."""
+
+    def write(*arguments: Any, **options: Any) -> Manifest:
+        manifest: Manifest = getattr(importlib.import_module(module), function)(*arguments, **options)
+        return manifest
+
+    return write
+
+
+WRITERS: dict[str, Writer] = {
+    "ort_training": _on_demand("export.training_artifact", "write_training_artifact"),
+    "portable": _on_demand("export.portable_artifact", "write_portable_artifact"),
+}
 
 
 @dataclass(frozen=True, slots=True)
