@@ -57,7 +57,7 @@ def _foreign(error: ModuleNotFoundError) -> str:
 
 
 def _remedy(command: str) -> str:
-    extra = {"demo": "demo", "aggregator": "aggregator", "export": "aggregator", "report": "aggregator"}.get(command, "demo")
+    extra = "aggregator" if command in ("aggregator", "export", "report") else "demo"
     return f"pip install 'espalier-fl[{extra}]'"
 
 
