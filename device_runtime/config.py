@@ -18,7 +18,7 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of a device. `folder` holds its cache and spool; `threads` 0 means one per usable core."""
+    """All of a device. `folder` holds its cache and spool; `threads` 0: what the board's file says, else all cores."""
 
     name: str
     folder: str

@@ -18,8 +18,8 @@ from device_runtime.engines import available_engines, open_engine
 from device_runtime.heart import Heart
 from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
 from device_runtime.metering.phases import SpanTimer
-from device_runtime.metering.system import usable_cores
 from device_runtime.store import BlobStore, write_atomic
+from device_runtime.threads import training_threads
 from device_runtime.training import REFUSALS, Result, Traffic, Workbench
 from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.errors import EngineError, LocalWireError, RemoteWireError
@@ -59,7 +59,7 @@ class Device:
         self._folder = Path(settings.folder)
         self._blobs = BlobStore(self._folder / "blobs")
         self._spool = self._folder / "spool.json"
-        self._threads = settings.threads or usable_cores()
+        self._threads = training_threads(settings.threads)
         self._data = load_local_data(settings.data.source, settings.data.x, settings.data.y)
         best = open_engine(settings.engine).name  # a device that cannot train says so before it joins
         engines = available_engines() if settings.engine == "auto" else (best,)
