@@ -16,6 +16,7 @@ from export.commands import app
 from export.deploy.budget import parse_bytes
 from export.deploy.provenance import onnx_provenance
 from export.zoo import build_model
+from tests.unit.export.tflite.conftest import parsed
 
 pytest.importorskip("onnxruntime")
 
@@ -135,6 +136,18 @@ def test_what_does_not_fit_leaves_nothing(run_folder: RunFolder, tmp_path: Path)
     with pytest.raises(UsageError, match="no name of a C file"):
         run("c", str(tmp_path / "run"), "--out", str(tmp_path / "m.bin"))
     assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+def test_an_operator_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT, the extra tflite, is not installed")
+    text = "4 | h = Gemm <transB=1> (input, w, b) output = Erf (h)"
+    model = parsed(text, {"w": np.eye(4, dtype=np.float32), "b": np.ones(4, np.float32)})
+    model.graph.node[1].name = "last"
+    onnx.save(model, tmp_path / "erf.onnx")
+    out = tmp_path / "out" / "m.tflite"
+    with pytest.raises(UsageError, match="no way to write Erf at node 'last'"):
+        run("tflite", str(tmp_path / "erf.onnx"), "--out", str(out))
+    assert not out.parent.exists()
 
 
 def test_bytes_are_read() -> None:

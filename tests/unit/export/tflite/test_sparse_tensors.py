@@ -14,7 +14,8 @@ from tests.unit.export.tflite.conftest import DESCRIBED
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT, the extra tflite, is not installed")
 
-from export.tflite.reading import read_metadata
+from export.tflite.flatbuffer import pack
+from export.tflite.reading import read_metadata, read_model
 from export.tflite.sparse_tensors import encode_sparse
 from export.tflite.writer import write_tflite
 
@@ -58,3 +59,19 @@ def test_what_gains_nothing_stays_as_it_is() -> None:
     assert encode_sparse(dense) == dense
     packed = encode_sparse(write_tflite(inference_graph(pruned(build_model("mlp", (400,), 4, seed=1), 0.9)).net, {}))
     assert encode_sparse(packed) == packed
+
+
+def test_a_constant_that_two_tensors_share_stays_whole(tmp_path: Path) -> None:
+    """Packed for one of them it would be too short for the other."""
+    net = inference_graph(pruned(build_model("mlp", (400,), 4, seed=1, hidden=(9,)), 0.9), cut=False).net
+    model = read_model(write_tflite(net, {}))
+    tensors = model.subgraphs[0].tensors
+    (weight,) = [t for t in tensors if list(t.shape) == [9, 400]]
+    other = type(weight)()
+    other.shape, other.type, other.buffer, other.name = weight.shape, weight.type, weight.buffer, b"the same again"
+    tensors.append(other)
+    data = pack(model)
+    found = read_model(encode_sparse(data))
+    (kept,) = [t for t in found.subgraphs[0].tensors if t.name == b"fc1.weight"]
+    assert kept.sparsity is None
+    assert len(found.buffers[kept.buffer].data) == 4 * 9 * 400

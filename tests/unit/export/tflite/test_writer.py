@@ -80,6 +80,8 @@ CASES: dict[str, tuple[str, dict[str, np.ndarray]]] = {
         "4,6,5 | h = ConvTranspose <group=1> (input, w) output = BatchNormalization (h, s, b, m, v)",
         {"w": values(4, 3, 2, 2), "s": values(3), "b": values(3), "m": values(3), "v": np.abs(values(3)) + 0.5}),
     "relu": ("3,4,4 | output = Relu (input)", {}),
+    "relu beside another reader": (
+        "3,4,4 | h = Conv (input, w) r = Relu (h) output = Add (h, r)", {"w": values(4, 3, 1, 1)}),
     "relu6 fused": (
         "3,4,4 | h = Conv (input, w) output = Clip (h, lo, hi)",
         {"w": 9 * values(4, 3, 1, 1), "lo": np.float32(0).reshape(()), "hi": np.float32(6).reshape(())}),
