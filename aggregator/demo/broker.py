@@ -1,5 +1,7 @@
 """A real MQTT broker for the demo and the tests: nats-server from the package index, or an installed mosquitto."""
 
+import contextlib
+import secrets
 import shutil
 import socket
 import subprocess
@@ -11,10 +13,11 @@ from pathlib import Path
 from device_runtime.wire.errors import UsageError
 
 START_TIMEOUT_S = 15.0
+PORT_MIN, PORT_MAX = 20_000, 32_000
 HOST = "127.0.0.1"
 
 _NATS = """host: {host}
-port: {client_port}
+port: -1
 server_name: espalier
 jetstream {{ store_dir: "{folder}" }}
 mqtt {{ host: {host}, port: {port} }}
@@ -47,10 +50,16 @@ class Broker:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback that is free now, below the range that systems hand out by themselves.
+
+    A connection attempt to a port of that range may get the very port as its own end, and so connect to itself and keep
+    the broker out.
+    """
+    while True:
+        port = PORT_MIN + secrets.randbelow(PORT_MAX - PORT_MIN)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 def find_binary(kind: str) -> str | None:
@@ -107,7 +116,7 @@ def start_broker(choice: str, folder: Path, *, port: int = 0, extra: str = "") -
 def _launch(kind: str, folder: Path, port: int, extra: str) -> subprocess.Popen[bytes]:
     config = folder / f"{kind}.conf"
     if kind == "nats":
-        config.write_text(_NATS.format(host=HOST, client_port=free_port(), port=port, folder=folder / "nats-store"))
+        config.write_text(_NATS.format(host=HOST, port=port, folder=folder / "nats-store"))
     else:
         config.write_text(_MOSQUITTO.format(host=HOST, port=port, extra=extra))
     program = find_binary(kind)
