@@ -81,17 +81,22 @@ class PortableTrainer:
         self._bindings = (self._bind(0), self._bind(1))
         self._now = 0
 
-    def _open(self, file: str) -> Any:
+    def _options(self) -> Any:
+        """The session options; a profiling run adds to them."""
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Weights that training drives towards zero become subnormal numbers, which are many times slower.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        return options
+
+    def _open(self, file: str) -> Any:
+        path = str(self._artifact / file)
         try:
-            return self._ort.InferenceSession(str(self._artifact / file), options, providers=["CPUExecutionProvider"])
+            return self._ort.InferenceSession(path, self._options(), providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-            raise EngineError(f"onnxruntime cannot open {self._artifact / file}: {_first_line(error)}") from error
+            raise EngineError(f"onnxruntime cannot open {path}: {_first_line(error)}") from error
 
     def _make_set(self) -> Buffers:
         """Parameters and state, once."""

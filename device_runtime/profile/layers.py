@@ -33,14 +33,11 @@ class ProfiledTrainer(PortableTrainer):
         self._folder = folder
         super().__init__(artifact, manifest, threads=threads, seed=seed)
 
-    def _open(self, file: str) -> Any:
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    def _options(self) -> Any:
+        options = super()._options()
         options.enable_profiling = True
         options.profile_file_prefix = str(self._folder / "trace")
-        return self._ort.InferenceSession(str(self._artifact / file), options, providers=["CPUExecutionProvider"])
+        return options
 
     def trace(self) -> str:
         """End profiling and give the trace."""
