@@ -21,12 +21,15 @@ def test_one_step_equals_torchs(
     torch_twins: Mapping[str, Callable[[int], Any]],
     input_shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
-    model = build_model(name, input_shapes[name], 10, seed=1)
+    # Small pictures for the residual net: among half a million activations some lie within rounding of a ReLU's kink,
+    # and there two right answers differ.
+    shape = (3, 8, 8) if name == "resnet8" else input_shapes[name]
+    model = build_model(name, shape, 10, seed=1)
     twin = torch_twins[name](10).train()
     state = {key: torch.from_numpy(value.copy()) for key, value in initial_params(model).items()}
     assert not twin.load_state_dict(state, strict=False).unexpected_keys
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(8, *input_shapes[name])).astype(np.float32), rng.integers(0, 10, 8)
+    x, y = rng.normal(size=(8, *shape)).astype(np.float32), rng.integers(0, 10, 8)
     expected = twin(torch.from_numpy(x))
     expected_loss = torch.nn.functional.cross_entropy(expected, torch.from_numpy(y))
     expected_loss.backward()
