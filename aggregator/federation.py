@@ -57,6 +57,7 @@ class Federation:
         self.initial = initial_params(self._model)
         self.parameters = parameter_table(self._model)
         self._shapes = {p.name: p.shape for p in self.parameters}
+        self._supports: tuple[Mapping[str, np.ndarray], dict[str, Support]] | None = None
         self._roles = {p.name: p.role for p in self.parameters}
         self._prunable = {p.name: p.shape for p in self.parameters if p.prunable}
         if not self._prunable:
@@ -135,10 +136,12 @@ class Federation:
     def supports(self, state: RunState) -> dict[str, Support]:
         """Where the submodel of this state sits, for every parameter."""
         masks = state.model.masks
-        return {
-            name: Support.from_mask(masks[name]) if name in masks else Support.everything(shape)
-            for name, shape in self._shapes.items()
-        }
+        if self._supports is None or self._supports[0] is not masks:  # hashing every mask once a round, not per update
+            found = {
+                n: Support.from_mask(masks[n]) if n in masks else Support.everything(s) for n, s in self._shapes.items()
+            }
+            self._supports = (masks, found)
+        return self._supports[1]
 
     def assign(
         self, state: RunState, run_id: str, round_index: int, attempt: int, engines: Mapping[str, Sequence[str]]

@@ -31,7 +31,6 @@ from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.errors import EngineError, RemoteWireError, UsageError
 from device_runtime.wire.messages import Message, Offer, Receipt, RollCall, Verdict
 from device_runtime.wire.topics import all_topic, device_of, down_topic, up_filter
-from device_runtime.wire.transfer import cut_chunk
 
 TICK_S = 0.25
 TRAFFIC_FLUSH_S = 5.0
@@ -198,9 +197,8 @@ class Aggregator:
         self._link.publish(down_topic(self._settings.link.site, device), payload)
 
     def _serve(self, device: str, sha: str, indices: tuple[int, ...]) -> None:
-        data = self._blobs.get(sha)
-        for index in indices if data is not None else ():
-            chunk = cut_chunk(data or b"", sha, index)
+        for index in indices:
+            chunk = self._blobs.chunk(sha, index)
             if chunk is not None:
                 self._send(device, chunk)
 

@@ -28,7 +28,6 @@ from device_runtime.wire.messages import Assignment, Get, Gone, Goodbye, Hello, 
 from device_runtime.wire.support import sha256_hex
 from device_runtime.wire.tensors import decode_files
 from device_runtime.wire.topics import all_topic, down_topic, up_topic
-from device_runtime.wire.transfer import cut_chunk
 from device_runtime.wire.version import VERSION
 
 TICK_S = 0.25
@@ -200,9 +199,8 @@ class Device:
     def _serve(self, get: Get) -> None:
         """From the spool on disk, not from the agent's memory: the offer may be one of an earlier life."""
         offer = self._read_spool()
-        data = self._blobs.get(get.sha) if offer is not None and offer.update_sha == get.sha else None
-        for index in get.indices if data is not None else ():
-            chunk = cut_chunk(data or b"", get.sha, index)
+        for index in get.indices if offer is not None and offer.update_sha == get.sha else ():
+            chunk = self._blobs.chunk(get.sha, index)
             if chunk is not None:
                 self._publish(chunk)
 

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from device_runtime.wire.errors import UsageError
+from device_runtime.wire.limits import CHUNK_BYTES_MAX
+from device_runtime.wire.messages import Chunk
 from device_runtime.wire.support import sha256_hex
+from device_runtime.wire.transfer import chunk_count
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -62,6 +65,21 @@ class BlobStore:
         except FileNotFoundError:
             return None
         return data if sha256_hex(data) == sha else None
+
+    def chunk(self, sha: str, index: int) -> Chunk | None:
+        """Chunk `index` of a blob, None beyond its end or when it is not here.
+
+        Only the chunk is read: who pulls a blob asks for its chunks one by one, and checks the whole by its SHA-256.
+        """
+        try:
+            with open(self.path(sha), "rb") as file:
+                size_bytes = os.fstat(file.fileno()).st_size
+                if index >= chunk_count(size_bytes):
+                    return None
+                file.seek(index * CHUNK_BYTES_MAX)
+                return Chunk(sha=sha, index=index, size_bytes=size_bytes, data=file.read(CHUNK_BYTES_MAX))
+        except FileNotFoundError:
+            return None
 
     def put(self, data: bytes) -> str:
         """Keep a blob durably, in place of one that rotted; returns its SHA-256."""

@@ -4,9 +4,11 @@ import hashlib
 
 from hypothesis import settings
 
+from device_runtime.wire import limits
 from device_runtime.wire.manifest import ArtifactFile, InputSpec, Manifest, Optimizer, Parameter
 from device_runtime.wire.measurement import ABSENT, NO_PHASE, Measurement, Phase, derived, measured
-from device_runtime.wire.messages import Assignment, Hello, Hyper, Offer
+from device_runtime.wire.messages import Assignment, Chunk, Hello, Hyper, Offer
+from device_runtime.wire.transfer import chunk_count
 
 # For properties: the same examples every time, and no clock, for the machine may be busy.
 QUICK = settings(max_examples=100, deadline=None, derandomize=True)
@@ -76,3 +78,11 @@ def manifest() -> Manifest:
         ),
         costs=(), files=(ArtifactFile(name="train.onnx", sha=sha("train"), size_bytes=10),), opset=17, ir_version=8,
     )  # fmt: skip
+
+
+def cut_chunk(data: bytes, sha: str, index: int) -> Chunk | None:
+    """Chunk `index` of a blob in memory, None beyond its end: the dumb twin of `BlobStore.chunk`."""
+    if index >= chunk_count(len(data)):
+        return None
+    start = index * limits.CHUNK_BYTES_MAX
+    return Chunk(sha=sha, index=index, size_bytes=len(data), data=data[start : start + limits.CHUNK_BYTES_MAX])

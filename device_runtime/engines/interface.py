@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.wire.errors import EngineError
+from device_runtime.wire.manifest import Parameter
 from device_runtime.wire.support import FloatArray, Kept
 
 ENGINES = ("ort_training", "portable")
@@ -48,6 +49,21 @@ class Engine(Protocol):
 
     def open(self, artifact: Path, *, threads: int, seed: int) -> Trainer:
         """A trainer for the artifact folder. Raises EngineError when it cannot be opened."""
+
+
+def kept_of(params: Mapping[str, Kept], parameter: Parameter) -> Kept:
+    """The value to load for a parameter of the manifest. Raises EngineError when it is missing or has another shape."""
+    kept = params.get(parameter.name)
+    if kept is None or kept.support.shape != parameter.shape:
+        found = "nothing" if kept is None else f"shape {kept.support.shape}"
+        raise EngineError(f"parameter {parameter.name!r} needs shape {parameter.shape}, and got {found}.")
+    return kept
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a runtime's message, which may go on for a page."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def available_engines() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.engines.host_optimizer import HostSgd
-from device_runtime.engines.interface import StepStats
+from device_runtime.engines.interface import StepStats, first_line, kept_of
 from device_runtime.engines.onnxruntime_import import import_onnxruntime
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, decode_manifest, mask_name
@@ -39,7 +39,7 @@ class OrtTrainingEngine:
         try:
             return OrtTrainer(artifact, manifest, threads=threads, seed=seed)
         except RuntimeError as error:  # the bindings raise nothing more specific
-            raise EngineError(f"onnxruntime-training cannot open {artifact}: {_first_line(error)}") from error
+            raise EngineError(f"onnxruntime-training cannot open {artifact}: {first_line(error)}") from error
 
 
 class OrtTrainer:
@@ -102,10 +102,7 @@ class OrtTrainer:
         if reset_optimizer:
             self._reset_optimizer()
         for parameter in self.manifest.parameters:
-            kept = params.get(parameter.name)
-            if kept is None or kept.support.shape != parameter.shape:
-                found = "nothing" if kept is None else f"shape {kept.support.shape}"
-                raise EngineError(f"parameter {parameter.name!r} needs shape {parameter.shape}, and got {found}.")
+            kept = kept_of(params, parameter)
             self._supports[parameter.name] = kept.support
             self._values[parameter.name][...] = kept.dense()
             if parameter.prunable:
@@ -140,7 +137,7 @@ class OrtTrainer:
         try:
             call([x, y], fetches)
         except RuntimeError as error:
-            raise EngineError(f"a batch x{x.shape} y{y.shape} does not fit the model: {_first_line(error)}") from error
+            raise EngineError(f"a batch x{x.shape} y{y.shape} does not fit the model: {first_line(error)}") from error
         correct = None
         if y.dtype == np.int64:
             correct = int(np.count_nonzero(fetches[1].numpy().argmax(axis=1) == y))
@@ -149,7 +146,3 @@ class OrtTrainer:
     def kept(self) -> dict[str, Kept]:
         """The parameters now, on the supports they were loaded with, copied out of the runtime."""
         return {name: Kept.of(self._values[name], support) for name, support in self._supports.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

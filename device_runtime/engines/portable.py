@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from device_runtime.engines.interface import StepStats
+from device_runtime.engines.interface import StepStats, first_line, kept_of
 from device_runtime.engines.onnxruntime_import import import_onnxruntime
+from device_runtime.engines.subnormals import subnormals_as_zero
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, decode_manifest, mask_name
 from device_runtime.wire.support import FloatArray, Kept, Support
@@ -87,16 +88,18 @@ class PortableTrainer:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Weights that training drives towards zero become subnormal numbers, which are many times slower.
+        # Weights that training drives towards zero become subnormal numbers, which are many times slower. This option
+        # is for the pool's threads; the calling thread is set around each call.
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         return options
 
     def _open(self, file: str) -> Any:
         path = str(self._artifact / file)
         try:
-            return self._ort.InferenceSession(path, self._options(), providers=["CPUExecutionProvider"])
+            with subnormals_as_zero():
+                return self._ort.InferenceSession(path, self._options(), providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-            raise EngineError(f"onnxruntime cannot open {path}: {_first_line(error)}") from error
+            raise EngineError(f"onnxruntime cannot open {path}: {first_line(error)}") from error
 
     def _make_set(self) -> Buffers:
         """Parameters and state, once."""
@@ -129,10 +132,7 @@ class PortableTrainer:
         """
         current = self._sets[self._now].views
         for parameter in self.manifest.parameters:
-            kept = params.get(parameter.name)
-            if kept is None or kept.support.shape != parameter.shape:
-                found = "nothing" if kept is None else f"shape {kept.support.shape}"
-                raise EngineError(f"parameter {parameter.name!r} needs shape {parameter.shape}, and got {found}.")
+            kept = kept_of(params, parameter)
             self._supports[parameter.name] = kept.support
             current[parameter.name][...] = kept.dense()
             if parameter.prunable:
@@ -152,9 +152,10 @@ class PortableTrainer:
         try:
             for name, values in batch.items():
                 binding.bind_cpu_input(name, values)
-            self._session.run_with_iobinding(binding)
+            with subnormals_as_zero():
+                self._session.run_with_iobinding(binding)
         except Exception as error:  # see `_open`
-            raise EngineError(f"a batch x{x.shape} y{y.shape} does not fit the model: {_first_line(error)}") from error
+            raise EngineError(f"a batch x{x.shape} y{y.shape} does not fit the model: {first_line(error)}") from error
         self._now = 1 - self._now
         correct = int(self._fixed.views["correct"]) if y.dtype == np.int64 else None
         return StepStats(float(self._fixed.views["loss"]), len(x), correct)
@@ -167,16 +168,13 @@ class PortableTrainer:
         feeds = {"input": x, "labels": y, **{p.name: current[p.name] for p in self.manifest.parameters}}
         names = ["loss", "correct"] if y.dtype == np.int64 else ["loss"]
         try:
-            found = self._evaluation.run(names, feeds)
+            with subnormals_as_zero():
+                found = self._evaluation.run(names, feeds)
         except Exception as error:  # see `_open`
-            raise EngineError(f"a batch x{x.shape} y{y.shape} does not fit the model: {_first_line(error)}") from error
+            raise EngineError(f"a batch x{x.shape} y{y.shape} does not fit the model: {first_line(error)}") from error
         return StepStats(float(found[0]), len(x), int(found[1]) if len(found) > 1 else None)
 
     def kept(self) -> dict[str, Kept]:
         """The parameters now, on the supports they were loaded with, copied out of the runtime."""
         current = self._sets[self._now].views
         return {name: Kept.of(current[name], support) for name, support in self._supports.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

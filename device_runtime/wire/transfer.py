@@ -30,14 +30,6 @@ def chunk_count(size_bytes: int) -> int:
     return max(1, -(-size_bytes // limits.CHUNK_BYTES_MAX))
 
 
-def cut_chunk(data: bytes, sha: str, index: int) -> Chunk | None:
-    """Chunk `index` of a blob, None beyond its end."""
-    if index >= chunk_count(len(data)):
-        return None
-    start = index * limits.CHUNK_BYTES_MAX
-    return Chunk(sha=sha, index=index, size_bytes=len(data), data=data[start : start + limits.CHUNK_BYTES_MAX])
-
-
 def request(download: Download) -> tuple[Download, Get | None]:
     """Ask for the next chunks, up to the window; None when nothing more is to be asked for."""
     end = limits.WINDOW_CHUNKS if download.size_bytes is None else chunk_count(download.size_bytes)

@@ -303,3 +303,11 @@ def test_memory_does_not_grow_over_two_thousand_steps(engine: str) -> None:
     case.run(trainer, 2000)
     assert before is not None
     assert (rss_bytes() or 0) - before < 2_000_000
+
+
+@pytest.mark.parametrize("engine", available_engines())
+def test_training_leaves_the_floating_point_mode_of_its_thread_alone(engine: str) -> None:
+    tiny = np.full(4, 1e-40, dtype=np.float32)
+    case = _case(engine, "mlp", "sgd")
+    case.run(case.open(), 3)
+    assert (tiny * np.float32(0.5)).all()

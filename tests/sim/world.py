@@ -32,8 +32,7 @@ from device_runtime.wire.messages import (
     RollCall,
 )
 from device_runtime.wire.support import sha256_hex
-from device_runtime.wire.transfer import cut_chunk
-from tests.fakes import HYPER, measurement
+from tests.fakes import HYPER, cut_chunk, measurement
 
 SECOND_NS = 1_000_000_000
 TICK_NS = SECOND_NS

@@ -23,8 +23,8 @@ from device_runtime.wire.messages import (
     RollCall,
     Welcome,
 )
-from device_runtime.wire.transfer import cut_chunk
 from tests import fakes
+from tests.fakes import cut_chunk
 
 SECOND_NS = 1_000_000_000
 KNOWN = {fakes.sha(text): text for text in ("graph", "supports", *(f"params {i}" for i in range(1, 9)))}

@@ -9,8 +9,8 @@ import pytest
 from device_runtime import agent
 from device_runtime.wire.messages import Get, Goodbye, Receipt, Refusal, Release, RollCall
 from device_runtime.wire.support import sha256_hex
-from device_runtime.wire.transfer import cut_chunk
 from tests import fakes
+from tests.fakes import cut_chunk
 from tests.transcripts.talk import KNOWN, AgentTalk, RoundTalk, Talk
 
 HERE = Path(__file__).parent

@@ -10,8 +10,8 @@ from device_runtime.wire import limits, transfer
 from device_runtime.wire.errors import RemoteWireError
 from device_runtime.wire.messages import Chunk, Get
 from device_runtime.wire.support import sha256_hex
-from device_runtime.wire.transfer import Download, accept, assemble, chunk_count, cut_chunk, request, retry
-from tests.fakes import QUICK
+from device_runtime.wire.transfer import Download, accept, assemble, chunk_count, request, retry
+from tests.fakes import QUICK, cut_chunk
 
 CHUNK = 16
 SIZES = st.one_of(

@@ -43,9 +43,8 @@ from device_runtime.wire.messages import (
     Welcome,
 )
 from device_runtime.wire.support import sha256_hex
-from device_runtime.wire.transfer import cut_chunk
 from tests import fakes
-from tests.fakes import QUICK
+from tests.fakes import QUICK, cut_chunk
 from tests.golden.values import MESSAGES
 
 UPDATE = b"update"

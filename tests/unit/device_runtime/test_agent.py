@@ -28,9 +28,8 @@ from device_runtime.agent import (
 from device_runtime.wire import limits
 from device_runtime.wire.messages import Assignment, Get, Hello, Offer, Receipt, Refusal, Release, RollCall, Welcome
 from device_runtime.wire.support import sha256_hex
-from device_runtime.wire.transfer import cut_chunk
 from tests import fakes
-from tests.fakes import QUICK
+from tests.fakes import QUICK, cut_chunk
 from tests.golden.values import MESSAGES
 
 A, B = fakes.assignment(), fakes.assignment(round_index=2)

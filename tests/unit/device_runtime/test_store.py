@@ -1,12 +1,15 @@
 """Files are whole or absent, and a blob is what its name says or not there."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from device_runtime.store import BlobStore, write_atomic
 from device_runtime.wire.errors import UsageError
+from device_runtime.wire.limits import CHUNK_BYTES_MAX
 from device_runtime.wire.support import sha256_hex
+from tests import fakes
 
 
 @pytest.fixture
@@ -87,3 +90,13 @@ def test_leftovers_of_a_write_that_was_cut_short_are_no_blobs_and_go(store):
     store.keep_only([sha])
     assert not leftover.exists()
     assert store.get(sha) == b"a"
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES_MAX - 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + 1, 3 * CHUNK_BYTES_MAX])
+def test_chunks_read_from_disk_are_those_cut_from_memory(size: int, tmp_path: Path) -> None:
+    data = bytes(i % 251 for i in range(size))
+    store = BlobStore(tmp_path)
+    sha = store.put(data)
+    for index in range(5):
+        assert store.chunk(sha, index) == fakes.cut_chunk(data, sha, index)
+    assert store.chunk("0" * 64, 0) is None
