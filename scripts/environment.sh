@@ -34,3 +34,15 @@ make_environment() {
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2 || fail "the installation into $folder failed; the reason is above."
   printf '%s\n' "$stamp" > "$folder/.espalier-installed"
 }
+
+# find_mirror: $ESPALIER_DEBIAN_MIRROR, or the archive that this Debian already uses; nothing where there is none.
+find_mirror() {
+  local codename
+  if [ -n "${ESPALIER_DEBIAN_MIRROR:-}" ]; then
+    printf '%s\n' "$ESPALIER_DEBIAN_MIRROR"
+    return
+  fi
+  codename=$(. /etc/os-release && [ "${ID:-}" = debian ] && printf '%s' "${VERSION_CODENAME:-}") || return 0
+  { apt-get update --print-uris -o Debug::NoLocking=1 2> /dev/null || true; } |
+    sed -n "s|^'\(.*[^/]\)/*/dists/$codename/InRelease'.*|\1|p" | sed -n 1p # not q: apt-get would die of the closed pipe
+}

@@ -9,7 +9,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 # What fails fast runs first: style and pure parts, then brokers and engines, then whole federations, then emulation.
-_ORDER = ("tidy", "unit", "property", "golden", "hostile", "transcripts", "sim", "contract", "oracle", "e2e", "arm")
+_ORDER = (
+    "tidy",
+    "unit",
+    "property",
+    "golden",
+    "hostile",
+    "transcripts",
+    "sim",
+    "contract",
+    "oracle",
+    "e2e",
+    "arm",
+    "boot",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -122,7 +122,10 @@ def write_plan(boot: BootFiles, device: Device, wheelhouse: Path | None, progres
     """Look, plan, write, read back."""
     label = boot.label()
     if label is not None and label.lower() != LABEL:
-        raise UsageError(f"the boot partition is labelled {label!r}, not {LABEL!r}: it is not one of Raspberry Pi OS.")
+        raise UsageError(
+            f"the boot partition is labelled {label!r}, not {LABEL!r}: it is not one of Raspberry Pi OS. "
+            "For another system with cloud-init, make a seed: espalier flash seed."
+        )
     present = {name: boot.read(name) for name in LOOKED_AT}
     how, python = detect_format(present)
     wheels: Mapping[str, bytes] = {}

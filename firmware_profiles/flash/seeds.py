@@ -111,7 +111,8 @@ def firstrun(device: Device, theirs: bool) -> str:
     if device.ssh_key:
         home = f"/home/{device.user}"
         lines += [
-            f"useradd --create-home --shell /bin/bash --groups sudo,video,gpio {device.user}",
+            f"useradd --create-home --shell /bin/bash --groups sudo,video {device.user}",
+            f"usermod --append --groups gpio {device.user}",  # by itself: not every system has this group
             f"install -d -m 0700 -o {device.user} -g {device.user} {home}/.ssh",
             f"printf '%s\\n' {_shell(device.ssh_key)} > {home}/.ssh/authorized_keys",
             f"chown {device.user}:{device.user} {home}/.ssh/authorized_keys",

@@ -27,14 +27,14 @@ class On:
     cpu: str
 
 
-def write_pictures(path: Path, side: int = 28) -> Path:
+def write_pictures(path: Path, side: int = 28, samples: int = SAMPLES) -> Path:
     """Pictures of `side` x `side` in three classes, each with a bright band of its own, in noise."""
-    count, band = SAMPLES + TEST_SAMPLES, side // 3
+    count, band = samples + TEST_SAMPLES, side // 3
     x = Draws(7, "pictures").uniform(count * side * side).reshape(count, side, side).astype(np.float32)
     y = np.arange(count) % 3
     for picture, label in zip(x, y, strict=True):
         picture[band * label : band * (label + 1), :band] += 1
-    np.savez(path, x_train=x[:SAMPLES], y_train=y[:SAMPLES], x_test=x[SAMPLES:], y_test=y[SAMPLES:])
+    np.savez(path, x_train=x[:samples], y_train=y[:samples], x_test=x[samples:], y_test=y[samples:])
     return path
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from aggregator.demo.broker import Broker, find_binary, start_broker
 from aggregator.demo.plan import Options
+from tests.e2e.certificates import make_certificates
 from tests.e2e.harness import espalier, fleet
 
 pytestmark = [
@@ -26,25 +27,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ca, server and client (each .crt and .key), and a stranger's ca that signed none of them."""
     if shutil.which("openssl") is None:
         pytest.skip("the command openssl, which makes the certificates, is not installed")
-    folder = tmp_path_factory.mktemp("certificates")
-    for name in ("ca", "stranger"):
-        _openssl(folder, "req", "-x509", *_new_key(name), "-days", "2", "-subj", f"/CN={name}", "-out", f"{name}.crt")
-    (folder / "san").write_text("subjectAltName=IP:127.0.0.1")
-    for name in ("server", "client"):
-        _openssl(folder, "req", *_new_key(name), "-subj", f"/CN={name}", "-out", f"{name}.csr")
-        _openssl(
-            folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
-            "-days", "2", "-extfile", "san", "-out", f"{name}.crt",
-        )  # fmt: skip
-    return folder
-
-
-def _new_key(name: str) -> list[str]:
-    return ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key"]
-
-
-def _openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=30)
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
