@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -63,13 +64,14 @@ def _weigh(folder: Path, info: Path) -> Package:
     return Package(name.replace("_", "-"), version, sizes[False], sizes[True])
 
 
-def build_wheel(folder: Path) -> Path:
-    """The wheel of a copy of this checkout, so that nothing is left in it."""
+def build_wheel(folder: Path, change: Callable[[Path], object] = lambda _: None) -> Path:
+    """The wheel of a copy of this checkout, so that nothing is left in it; `change` may edit the copy."""
     source = folder / "source"
     for name in ("device_runtime", "aggregator", "export", "firmware_profiles"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    change(source)
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "-w"]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, folder, source], check=True)
     (wheel,) = folder.glob("espalier_fl-*.whl")

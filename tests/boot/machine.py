@@ -107,14 +107,16 @@ class Machine:
             self.process.kill()
             self.process.wait(30)
 
-    def run(self, user: str, *command: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
-        """A command on the board, as a person who logs in gives it."""
+    def run(self, user: str, command: str, data: bytes = b"", timeout_s: float = 300.0) -> str:
+        """What a command on the board answers to a person who has logged in; `data` is its standard input."""
         options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "LogLevel=ERROR")
         login = [*(f"-o{option}" for option in options), "-i", self.ssh_key, "-p", self.ssh_port, f"{user}@127.0.0.1"]
-        return subprocess.run(
-            ["ssh", *map(str, login), *command], capture_output=True, text=True, timeout=timeout_s, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        done = subprocess.run(
+            ["ssh", *map(str, login), command], input=data, capture_output=True, timeout=timeout_s, check=False
+        )
+        said = done.stdout.decode(errors="replace")
+        assert done.returncode == 0, said + done.stderr.decode(errors="replace")
+        return said
 
     def said(self) -> str:
         """The console so far."""

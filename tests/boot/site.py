@@ -16,11 +16,12 @@ from aggregator.settings import ModelSection, TrainingSection
 from tests.arm.federation import write_pictures
 from tests.boot.machine import GATEWAY, GATEWAY_PORT, Machine
 from tests.e2e.certificates import make_certificates
-from tests.e2e.harness import Fleet, espalier, fleet
+from tests.e2e.harness import Event, Fleet, espalier, fleet
 
 HOST_DEVICE, BOARD = "device-01", "device-02"
 DATA = "pictures"
 PERSON = "espalier-admin"
+FIRST_BOOT_TIMEOUT_S = 900.0
 PASSWORD = "plain hedge growing"  # of a broker that lives for one test
 
 
@@ -47,7 +48,7 @@ class Site:
 
 
 @contextmanager
-def site(tmp_path: Path, rounds: int, epochs: int) -> Iterator[Site]:
+def site(tmp_path: Path, rounds: int, epochs: int, devices_min: int = 2) -> Iterator[Site]:
     """Everything that stands before the board is switched on: its card is not written yet."""
     certificates = make_certificates(tmp_path, more=GATEWAY)
     passwords, password = tmp_path / "passwords", tmp_path / "password"
@@ -77,7 +78,7 @@ def site(tmp_path: Path, rounds: int, epochs: int) -> Iterator[Site]:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", ssh_key], check=True, timeout=30)
     machine = Machine(tmp_path / "card.img", tmp_path / "console.log", broker.port, ssh_key)
     try:
-        with fleet(options, tmp_path / "run", broker.port, link=link) as run:
+        with fleet(options, tmp_path / "run", broker.port, link=link, rounds={"devices_min": devices_min}) as run:
             yield Site(run, options, machine, certificates)
     finally:
         machine.stop()
@@ -148,3 +149,26 @@ def fix_up(card: Machine) -> None:
     line = card.read("cmdline.txt").decode()
     assert "systemd.run=/boot/firstrun.sh" in line
     card.write("cmdline.txt", line.replace("/boot/firstrun.sh", "/boot/firmware/firstrun.sh").encode())
+
+
+def switch_on(place: Site, what: str) -> None:
+    """Power, and a mark of when."""
+    place.machine.power_on()
+    place.mark(what)
+
+
+def wait_for(place: Site, kind: str, timeout_s: float, **fields: object) -> list[Event]:
+    """Events of the aggregator that match; what the board and the processes said where none comes in time."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := place.run.events(kind, **fields)):
+        late = time.monotonic() > deadline
+        assert not late, f"no {kind} {fields} within {timeout_s} s; the board says:\n{place.machine.said()[-3000:]}"
+        place.machine.check_on()
+        time.sleep(0.2)
+    place.mark(" ".join([kind, *map(str, fields.values())]))
+    return found
+
+
+def ask(place: Site, command: str, data: bytes = b"") -> str:
+    """What the board answers to a person who has logged in."""
+    return place.machine.run(PERSON, command, data)

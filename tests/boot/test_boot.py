@@ -15,21 +15,23 @@ import safetensors.numpy
 
 from tests.boot.site import (
     BOARD,
+    FIRST_BOOT_TIMEOUT_S,
     HOST_DEVICE,
-    PERSON,
     Site,
+    ask,
     fix_up,
     flash_image,
     flash_seed,
     site,
+    switch_on,
+    wait_for,
     without_cloud_init,
 )
-from tests.e2e.harness import Event, params_bytes, undisturbed_bytes
+from tests.e2e.harness import params_bytes, undisturbed_bytes
 
 pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(2400)]
 
-FIRST_BOOT_TIMEOUT_S, BOOT_TIMEOUT_S, ROUND_TIMEOUT_S = 900.0, 400.0, 400.0
-ASK_TIMEOUT_S = 300.0
+BOOT_TIMEOUT_S, ROUND_TIMEOUT_S = 400.0, 400.0
 TRAIN_S_MIN = 8.0  # less, and the power might be cut before or after the training of the second round
 TOLERANCE = 1e-4
 
@@ -106,24 +108,6 @@ def test_seed_installs_on_a_system_that_is_there_already(tmp_path: Path, system:
         record(place, "seed")
 
 
-def switch_on(place: Site, what: str) -> None:
-    """Power, and a mark of when."""
-    place.machine.power_on()
-    place.mark(what)
-
-
-def wait_for(place: Site, kind: str, timeout_s: float, **fields: object) -> list[Event]:
-    """Events of the aggregator that match; what the board and the processes said where none comes in time."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := place.run.events(kind, **fields)):
-        late = time.monotonic() > deadline
-        assert not late, f"no {kind} {fields} within {timeout_s} s; the board says:\n{place.machine.said()[-3000:]}"
-        place.machine.check_on()
-        time.sleep(0.2)
-    place.mark(" ".join([kind, *map(str, fields.values())]))
-    return found
-
-
 def check_service(place: Site) -> None:
     """What a person finds who logs in: the service is active and confirmed, its limit counts, the doctor is content."""
     shown = ask(place, "systemctl show espalier-device --property=ActiveState,SubState,NRestarts,MemoryMax,MemoryPeak")
@@ -155,13 +139,6 @@ def check_profile(place: Site) -> None:
     profile = json.loads(ask(place, "sudo cat /var/lib/espalier/profile.json"))
     place.facts["profile"] = [case["verdict"] for case in profile["cases"]]
     assert [case["verdict"]["kind"] for case in profile["cases"]] == ["emulated"]
-
-
-def ask(place: Site, command: str) -> str:
-    """What the board answers to a person who has logged in."""
-    done = place.machine.run(PERSON, command, timeout_s=ASK_TIMEOUT_S)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def check_boot_partition(place: Site) -> None:
