@@ -18,6 +18,7 @@ from aggregator.settings import Settings
 from aggregator.state import RunState
 from device_runtime.data import Samples, checked, load_npz, prepare
 from device_runtime.store import BlobStore
+from device_runtime.wire import kept_back
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import RemoteWireError, UsageError
 from device_runtime.wire.manifest import Manifest
@@ -172,8 +173,13 @@ class Federation:
         return assignments, bytes_max
 
     def check(self, state: RunState, offer: Offer, data: bytes) -> None:
-        """Raise RemoteWireError when an update does not fit the submodel of `state`, or is not finite."""
-        decode_kept(data, self.supports(state))
+        """Raise RemoteWireError when an update does not fit the submodel of `state`, or is not finite.
+
+        It holds every tensor but those that its offer keeps back, and those must be ones that it may lack.
+        """
+        if why := kept_back.fault(offer.kept_back, self.parameters):
+            raise RemoteWireError(f"the offer keeps back what it may not: {why}")
+        decode_kept(data, kept_back.sent(self.supports(state), offer.kept_back))
         if offer.sample_count < 1:
             raise RemoteWireError("the update was trained on no samples")
 
@@ -195,7 +201,9 @@ class Federation:
         model = residuals.commit_step(state.model, averaged.theta, averaged.covered)
         dense, sparse = self._evaluate(model)
         after = contribution.next_weights(rule, known, averaged.scores)
-        return RoundOutcome(RunState(self._adjust(model, round_index), after), averaged.scores, dense, sparse)
+        return RoundOutcome(
+            RunState(self._adjust(model, round_index, averaged.covered), after), averaged.scores, dense, sparse
+        )
 
     def _with_members(
         self,
@@ -216,7 +224,7 @@ class Federation:
             raise UsageError(
                 f"the accepted update {offer.update_sha[:12]} of {offer.device} is missing from the run folder."
             )
-        return decode_kept(data, supports)
+        return decode_kept(data, kept_back.sent(supports, offer.kept_back))
 
     def _evaluate(self, model: residuals.ModelState) -> tuple[Score | None, Score | None]:
         """Dense and sparse; a dense model whose running statistics are the sparse one's is not scored."""
@@ -229,13 +237,19 @@ class Federation:
             dense = None if self.has_statistics else self._evaluator.score(model.theta)
         return dense, self._evaluator.score(residuals.sparse_params(model))
 
-    def _adjust(self, model: residuals.ModelState, round_index: int) -> residuals.ModelState:
-        """Move the mask, set what was grown, apply the residual policy."""
+    def _adjust(
+        self, model: residuals.ModelState, round_index: int, covered: Mapping[str, np.ndarray]
+    ) -> residuals.ModelState:
+        """Move the mask, set what was grown, apply the residual policy.
+
+        A mask moves by the size of trained weights; a tensor of which no device sent a value keeps its mask.
+        """
         p, rule = self.settings.pruning, self.settings.topology_rule
         seed = self.settings.run.seed
         masks = topology.next_masks(
             rule, model.theta, model.masks, p.sparsity, round_index, lambda n: Draws(seed, "regrow", round_index, n)
         )
+        masks = {n: mask if covered[n].any() else model.masks[n] for n, mask in masks.items()}
         grown = topology.grown_values(rule, round_index, model.theta, model.masks, masks, self.initial)
         return residuals.adopt_masks(model, masks, p.residual, grown)
 

@@ -54,7 +54,12 @@ def measurement() -> Measurement:
     )  # fmt: skip
 
 
-def offer(of: Assignment | None = None, data: bytes = b"update", size_bytes: int | None = None) -> Offer:
+def offer(
+    of: Assignment | None = None,
+    data: bytes = b"update",
+    size_bytes: int | None = None,
+    kept_back: tuple[str, ...] = (),
+) -> Offer:
     """The offer of an update with these bytes."""
     of = of or assignment()
     return Offer(
@@ -64,6 +69,7 @@ def offer(of: Assignment | None = None, data: bytes = b"update", size_bytes: int
         size_bytes=len(data) if size_bytes is None else size_bytes,
         sample_count=20,
         measurement=measurement(),
+        kept_back=kept_back,
     )
 
 

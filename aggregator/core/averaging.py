@@ -32,7 +32,10 @@ RELATIVE_TINY: Final = 1e-9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Update:
-    """What a device sends back: local minus received values on its support, and how many samples it trained on."""
+    """What a device sends back: local minus received values on its support, and how many samples it trained on.
+
+    delta: by parameter name; a tensor that the device keeps for itself is not there.
+    """
 
     device: str
     delta: Mapping[str, Kept]
@@ -43,10 +46,10 @@ class Update:
 class AveragingRule:
     """How sums become a step.
 
-    coverage: "coverage" averages each coordinate over its holders; "residual_mean" over all participants, those
-    without the coordinate counting as no change. step: "raw" averages Δ; "unit" steps Γ U with unit-length updates
-    (never anneals); "rescaled" steps U Σ w_n ‖Δ_n‖. unit_length: Γ, for "unit". votes_min: holders a coordinate needs
-    to move.
+    coverage: "coverage" averages each coordinate over its holders; "residual_mean" over all participants that sent
+    the tensor, those without the coordinate counting as no change. step: "raw" averages Δ; "unit" steps Γ U with
+    unit-length updates (never anneals); "rescaled" steps U Σ w_n ‖Δ_n‖. unit_length: Γ, for "unit". votes_min: holders
+    a coordinate needs to move.
     """
 
     coverage: Coverage = "coverage"
@@ -67,12 +70,16 @@ class AveragingRule:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One update inside a Partial: its weight r, its samples and the length ‖Δ‖ over the scored tensors."""
+    """One update inside a Partial: its weight r, its samples and the length ‖Δ‖ over the scored tensors it sent.
+
+    kept_back: the tensors it did not send; for them the device is no participant.
+    """
 
     device: str
     weight: float
     sample_count: int
     norm: float
+    kept_back: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -251,14 +258,16 @@ def _change(name: str, partial: Partial, rule: AveragingRule) -> tuple[Sum, NDAr
     raw = partial.step[name]
     where = (raw.denominator > 0.0) & (raw.holders >= rule.votes_min)
     is_scored = name in partial.direction
+    senders = [m for m in partial.members if name not in m.kept_back]
     if not is_scored or rule.step == "raw":
-        total = sum(m.weight if is_scored else float(m.sample_count) for m in partial.members)
+        total = sum(m.weight if is_scored else float(m.sample_count) for m in senders)
         return _mean(raw, total, rule.coverage), where
-    directed = [m for m in partial.members if m.norm >= NORM_MIN]
+    directed = [m for m in senders if m.norm >= NORM_MIN]
     direction = _mean(partial.direction[name], sum(m.weight for m in directed), rule.coverage)
     if rule.step == "unit":
         return direction * rule.unit_length, where
-    length = sum(m.weight * m.norm for m in directed) / sum(m.weight for m in partial.members)
+    weight = sum(m.weight for m in senders)
+    length = sum(m.weight * m.norm for m in directed) / weight if weight > 0.0 else 0.0
     return direction * length, where
 
 
@@ -287,7 +296,7 @@ def _member(update: Update, theta: Params, prior: Mapping[str, float], scored: l
         if not np.isfinite(kept.values).all():
             raise UsageError(f"the update of {update.device!r} is not finite in {name!r}; leave it out of the round")
     length = norm(update.delta[name].values for name in scored if name in update.delta)
-    return Member(update.device, float(weight), update.sample_count, length)
+    return Member(update.device, float(weight), update.sample_count, length, frozenset(theta) - frozenset(update.delta))
 
 
 def _role(roles: Mapping[str, Role], name: str) -> Role:

@@ -23,6 +23,9 @@ PARAMETER_NAME_BYTES_MAX: Final = 200
 # zstd windows above 8 MiB are refused: a small board must not reserve more for a hostile frame.
 ZSTD_WINDOW_LOG_MAX: Final = 23
 
+# With names of the greatest length an offer still fits its envelope.
+KEPT_BACK_COUNT_MAX: Final = 256
+
 NAME_BYTES_MAX: Final = 63
 TEXT_BYTES_MAX: Final = 2000
 DEVICE_COUNT_MAX: Final = 10_000

@@ -21,6 +21,10 @@ Count = Annotated[int, Meta(ge=0, le=limits.SAMPLE_COUNT_MAX)]
 Round = Annotated[int, Meta(ge=0, le=limits.ROUND_COUNT_MAX)]
 ChunkIndex = Annotated[int, Meta(ge=0, lt=limits.CHUNK_COUNT_MAX)]
 Engines = Annotated[tuple[Annotated[str, Meta(max_length=63)], ...], Meta(max_length=16)]
+KeptBack = Annotated[
+    tuple[Annotated[str, Meta(min_length=1, max_length=limits.PARAMETER_NAME_BYTES_MAX)], ...],
+    Meta(max_length=limits.KEPT_BACK_COUNT_MAX),
+]
 AssignmentId = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,160}\Z")]
 
 Verdict = Literal["accepted", "rejected", "late"]
@@ -103,8 +107,11 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     data: Annotated[bytes, Meta(max_length=limits.CHUNK_BYTES_MAX)]
 
 
-class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An update is ready to be pulled. Idempotent by (assignment id, device, update sha)."""
+class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An update is ready to be pulled. Idempotent by (assignment id, device, update sha).
+
+    kept_back: names of the parameters that the update lacks, because the device keeps them for itself.
+    """
 
     assignment_id: AssignmentId
     device: Name
@@ -112,6 +119,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     size_bytes: Annotated[int, Meta(ge=0, le=limits.BLOB_BYTES_MAX)]
     sample_count: Count
     measurement: Measurement
+    kept_back: KeptBack = ()
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

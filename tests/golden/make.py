@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from device_runtime.wire.envelope import encode_message
-from tests.golden.values import BLOBS, MESSAGES
+from tests.golden.values import BLOBS, MESSAGES, VARIANTS
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -16,7 +16,7 @@ def read_vector(name: str) -> bytes:
 def record() -> None:
     """Write every vector."""
     VECTORS.mkdir(exist_ok=True)
-    for name, message in MESSAGES.items():
+    for name, message in (MESSAGES | VARIANTS).items():
         (VECTORS / f"message_{name}.bin").write_bytes(encode_message(message))
     for name, encode in BLOBS.items():
         (VECTORS / f"blob_{name}.bin").write_bytes(encode())

@@ -11,23 +11,30 @@ from device_runtime.wire.submodel import decode_kept, decode_supports
 from device_runtime.wire.support import sha256_hex
 from device_runtime.wire.tensors import decode_files, decode_tensors
 from tests.golden.make import VECTORS, read_vector
-from tests.golden.values import BLOBS, FILES, MASK, MESSAGES, SHAPES, SUPPORTS, TENSORS, VALUES
+from tests.golden.values import BLOBS, FILES, MASK, MESSAGES, SHAPES, SUPPORTS, TENSORS, VALUES, VARIANTS
+
+EVERY = MESSAGES | VARIANTS
 
 
 def test_there_is_a_vector_for_every_message_and_blob_and_no_other():
     assert set(MESSAGES) == set(MESSAGE_TYPES)
-    expected = {f"message_{name}.bin" for name in MESSAGES} | {f"blob_{name}.bin" for name in BLOBS}
+    expected = {f"message_{name}.bin" for name in EVERY} | {f"blob_{name}.bin" for name in BLOBS}
     assert {path.name for path in VECTORS.iterdir()} == expected
 
 
-@pytest.mark.parametrize("name", MESSAGES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_recorded_envelope_means_its_message(name):
-    assert decode_message(read_vector(f"message_{name}"), allow_unsigned=True) == MESSAGES[name]
+    assert decode_message(read_vector(f"message_{name}"), allow_unsigned=True) == EVERY[name]
 
 
-@pytest.mark.parametrize("name", MESSAGES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_message_is_encoded_as_it_was_recorded(name):
-    assert encode_message(MESSAGES[name]) == read_vector(f"message_{name}")
+    assert encode_message(EVERY[name]) == read_vector(f"message_{name}")
+
+
+def test_an_offer_that_keeps_nothing_back_does_not_mention_it():
+    assert b"kept_back" in read_vector("message_Offer_kept_back")
+    assert b"kept_back" not in read_vector("message_Offer")
 
 
 def test_an_envelope_byte_by_byte():

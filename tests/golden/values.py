@@ -1,4 +1,4 @@
-"""What each recorded vector means: one message of every type, and one blob of every kind."""
+"""What each recorded vector means: one message of every type and its variants, and one blob of every kind."""
 
 import numpy as np
 
@@ -39,6 +39,9 @@ MESSAGES: dict[str, Message] = {
         Release(reason="the run is finished"),
     )
 }
+
+# Messages with fields that are left out where they are empty.
+VARIANTS: dict[str, Message] = {"Offer_kept_back": fakes.offer(kept_back=("fc2.bias", "fc2.weight"))}
 
 MASK = np.array([[True, False, False, True, True], [False, False, True, False, True]])
 SUPPORTS = {"fc.weight": Support.from_mask(MASK), "fc.bias": Support.everything((2,))}

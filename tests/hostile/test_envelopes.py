@@ -14,7 +14,7 @@ from device_runtime.wire.messages import MESSAGE_TYPES, Hello, Release
 from device_runtime.wire.topics import device_of
 from tests.fakes import QUICK
 from tests.golden.make import read_vector
-from tests.golden.values import MESSAGES
+from tests.golden.values import MESSAGES, VARIANTS
 
 pack = msgspec.msgpack.encode
 
@@ -39,19 +39,19 @@ def refused(data: bytes, match: str | None = None) -> None:
         decode(data)
 
 
-@pytest.mark.parametrize("name", MESSAGES)
+@pytest.mark.parametrize("name", [*MESSAGES, *VARIANTS])
 def test_every_truncation_is_refused(name):
     data = read_vector(f"message_{name}")
     for end in range(len(data)):
         refused(data[:end])
 
 
-@pytest.mark.parametrize("name", MESSAGES)
+@pytest.mark.parametrize("name", [*MESSAGES, *VARIANTS])
 def test_trailing_bytes_are_refused(name):
     refused(read_vector(f"message_{name}") + b"\x00")
 
 
-@pytest.mark.parametrize("name", MESSAGES)
+@pytest.mark.parametrize("name", [*MESSAGES, *VARIANTS])
 def test_every_changed_byte_is_refused_or_another_valid_message(name):
     data = bytearray(read_vector(f"message_{name}"))
     for index in range(len(data)):
@@ -140,6 +140,12 @@ def test_a_chunk_of_the_full_size_fits_an_envelope():
     assert decode(encode_message(chunk)) == chunk
 
 
+def test_an_offer_that_keeps_back_as_much_as_it_may_fits_an_envelope():
+    names = tuple(f"{i:0{limits.PARAMETER_NAME_BYTES_MAX}}" for i in range(limits.KEPT_BACK_COUNT_MAX))
+    offer = msgspec.structs.replace(MESSAGES["Offer"], kept_back=names)
+    assert decode(encode_message(offer)) == offer
+
+
 def test_unsigned_envelopes_are_refused_where_signatures_are_demanded():
     with pytest.raises(RemoteWireError, match="allow_unsigned"):
         decode_message(encode_message(Release()), allow_unsigned=False)
@@ -191,6 +197,12 @@ NAN, INF = float("nan"), float("inf")
         ("Offer", {"size_bytes": -1}),
         ("Offer", {"size_bytes": limits.BLOB_BYTES_MAX + 1}),
         ("Offer", {"sample_count": -5}),
+        ("Offer", {"kept_back": "fc2.weight"}),
+        ("Offer", {"kept_back": [""]}),
+        ("Offer", {"kept_back": ["x" * (limits.PARAMETER_NAME_BYTES_MAX + 1)]}),
+        ("Offer", {"kept_back": ["x"] * (limits.KEPT_BACK_COUNT_MAX + 1)}),
+        ("Offer", {"kept_back": [1]}),
+        ("Offer", {"kept_back": None}),
         ("Receipt", {"verdict": "maybe"}),
     ],
 )

@@ -31,8 +31,8 @@ contribution_rules = st.builds(
 )
 
 
-def _fleet(seed, count):
-    """Updates on random masks, one of them empty now and then."""
+def _fleet(seed, count, *, may_lack=False):
+    """Updates on random masks, one of them empty now and then; with `may_lack` some lack whole tensors."""
     rng = np.random.default_rng(seed)
     theta = {n: np.abs(rng.normal(size=s)).astype(np.float32) for n, s in SHAPES.items()}
     updates = []
@@ -40,7 +40,10 @@ def _fleet(seed, count):
         support = Support.from_mask(rng.random(SHAPES["w"]) < rng.random())
         scale = 0.0 if rng.random() < 0.1 else 10.0 ** rng.integers(-6, 3)
         deltas = {n: rng.normal(scale=scale, size=s).astype(np.float32) for n, s in SHAPES.items()}
-        updates.append(Update(f"d{i:02d}", cut(deltas, {"w": support}), int(rng.integers(1, 100))))
+        delta = cut(deltas, {"w": support})
+        if may_lack:
+            delta = {n: kept for n, kept in delta.items() if rng.random() < 0.6}
+        updates.append(Update(f"d{i:02d}", delta, int(rng.integers(1, 100))))
     prior = initial_weights({u.device: u.sample_count for u in updates}).weights
     return theta, updates, prior
 
@@ -52,8 +55,9 @@ def _loops(theta, updates, prior, rule):
         out = value.astype(float).copy()
         weights = prior if name in ("w", "b") else {u.device: u.sample_count for u in updates}
         for index in np.ndindex(value.shape):
-            held = [u for u in updates if u.delta[name].support.dense_mask()[index]]
-            total = sum(weights[u.device] for u in (held if rule.coverage == "coverage" else updates))
+            senders = [u for u in updates if name in u.delta]
+            held = [u for u in senders if u.delta[name].support.dense_mask()[index]]
+            total = sum(weights[u.device] for u in (held if rule.coverage == "coverage" else senders))
             if len(held) >= rule.votes_min and total > 0:
                 out[index] += sum(weights[u.device] * float(u.delta[name].dense()[index]) for u in held) / total
         result[name] = np.maximum(out, 0.0) if name.endswith("running_var") else out
@@ -61,10 +65,10 @@ def _loops(theta, updates, prior, rule):
 
 
 @settings(QUICK, max_examples=25)
-@given(seeds, st.integers(1, 6), rules)
-def test_the_raw_step_is_the_plain_loop(seed, count, rule):
+@given(seeds, st.integers(1, 6), rules, st.booleans())
+def test_the_raw_step_is_the_plain_loop(seed, count, rule, may_lack):
     rule = AveragingRule(rule.coverage, "raw", votes_min=rule.votes_min)
-    theta, updates, prior = _fleet(seed, count)
+    theta, updates, prior = _fleet(seed, count, may_lack=may_lack)
     got = aggregate(theta, prior, lambda: iter(updates), rule, ROLES).theta
     for name, expected in _loops(theta, updates, prior, rule).items():
         np.testing.assert_allclose(got[name], expected, rtol=1e-5, atol=1e-5)
