@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from device_runtime.personal import Choice, check_choice
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.names import check_name
 from device_runtime.wire.settings import LinkSettings, check_link, parse_settings
@@ -18,7 +19,10 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of a device. `folder` holds its cache and spool; `threads` 0: what the board's file says, else all cores."""
+    """All of a device. `folder` holds its cache and spool; `threads` 0: what the board's file says, else all cores.
+
+    personal: tensors that it keeps for itself and never uploads, "last" for the last layer, or names of parameters.
+    """
 
     name: str
     folder: str
@@ -27,6 +31,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     engine: str = "auto"
     threads: int = 1
     leave_when_released: bool = True
+    personal: Choice = ()
 
 
 def load_device_settings(path: Path) -> DeviceSettings:
@@ -38,6 +43,7 @@ def load_device_settings(path: Path) -> DeviceSettings:
     check_name(settings.name, f"{path}: name")
     check_name(settings.link.site, f"{path}: [link] site")
     check_link(settings.link, str(path))
+    check_choice(settings.personal, str(path))
     if settings.threads < 0:
         raise UsageError(f"{path}: threads is {settings.threads}; use 0 for all cores, or a positive number.")
     return settings

@@ -18,6 +18,7 @@ from device_runtime.engines import available_engines, open_engine
 from device_runtime.heart import Heart
 from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
 from device_runtime.metering.phases import SpanTimer
+from device_runtime.personal_file import PersonalFiles
 from device_runtime.store import BlobStore, write_atomic
 from device_runtime.threads import training_threads
 from device_runtime.training import REFUSALS, Result, Traffic, Workbench
@@ -58,6 +59,8 @@ class Device:
         self._folder = Path(settings.folder)
         self._blobs = BlobStore(self._folder / "blobs")
         self._spool = self._folder / "spool.json"
+        self._personal = PersonalFiles(self._folder, settings.personal)
+        self._personal.check()
         self._threads = training_threads(settings.threads)
         self._data = load_local_data(settings.data.source, settings.data.x, settings.data.y)
         best = open_engine(settings.engine).name  # a device that cannot train says so before it joins
@@ -149,6 +152,7 @@ class Device:
             size_bytes=len(result.update),
             sample_count=result.sample_count,
             measurement=result.measurement,
+            kept_back=result.personal.names,
         )
         self._step(agent.Trained(offer, result.update))
 
@@ -205,11 +209,12 @@ class Device:
                 self._publish(chunk)
 
     def _read_spool(self) -> Offer | None:
-        """The offer not yet receipted, None when there is none."""
+        """The offer not yet receipted, None when there is none, or when it would upload what is personal by now."""
         try:
-            return msgspec.json.decode(self._spool.read_bytes(), type=Offer)
+            offer = msgspec.json.decode(self._spool.read_bytes(), type=Offer)
         except (FileNotFoundError, UnicodeDecodeError, msgspec.MsgspecError):
             return None
+        return offer if self._personal.fits(offer.kept_back) else None
 
     def _spooled(self, assignment_id: str) -> Offer | None:
         """The offer left by this assignment, if its update is still whole."""
@@ -250,7 +255,9 @@ class Device:
         params, supports = (self._blobs.get(s) for s in (assignment.params_sha, assignment.support_shas[0]))
         if params is None or supports is None:
             raise EngineError("a blob of the assignment vanished from the store; it will be fetched again.")
-        result = bench.carry_out(assignment, params, supports, traffic, self._progress)
+        personal = self._personal.begin(assignment, bench.manifest)
+        result = bench.carry_out(assignment, params, supports, traffic, self._progress, personal)
+        self._personal.keep(assignment, result.personal_before, result.personal)
         log.info("round %d trained: %d steps", assignment.model_version, result.measurement.step_count)
         return result
 

@@ -1,7 +1,7 @@
 """Carrying out one assignment: load, train, take the difference, serialise; every phase metered."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from device_runtime.data import LocalData, Samples, batches, prepare
 from device_runtime.engines import Engine, Trainer
 from device_runtime.metering import system
 from device_runtime.metering.phases import PhaseTimes
+from device_runtime.personal import Personal
 from device_runtime.wire.cost import flops
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import EngineError, RemoteWireError, UsageError
@@ -19,6 +20,7 @@ from device_runtime.wire.submodel import ValueType, decode_kept, decode_supports
 from device_runtime.wire.support import Kept, Support
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
+NOTHING_PERSONAL = Personal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,13 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The update as bytes, and what producing it cost."""
+    """The update as bytes, what producing it cost, and the personal tensors before and after."""
 
     update: bytes
     sample_count: int
     measurement: Measurement
+    personal_before: Personal
+    personal: Personal
 
 
 class Workbench:
@@ -51,9 +55,17 @@ class Workbench:
         self.trainer: Trainer = engine.open(artifact, threads=threads, seed=seed)
 
     def carry_out(
-        self, assignment: Assignment, params: bytes, supports: bytes, traffic: Traffic, progress: Progress
+        self,
+        assignment: Assignment,
+        params: bytes,
+        supports: bytes,
+        traffic: Traffic,
+        progress: Progress,
+        personal: Personal = NOTHING_PERSONAL,
     ) -> Result:
-        """Train one assignment from its two blobs.
+        """Train one assignment from its two blobs, with the device's own values of its personal tensors.
+
+        Of a personal tensor without own values yet, the received ones are taken over. The update lacks them all.
 
         Raises RemoteWireError for malformed blobs, EngineError where the engine refuses, LocalWireError where training
         diverged.
@@ -63,12 +75,16 @@ class Workbench:
         with times.timed("load"):
             known = decode_supports(supports, self.manifest.shapes())
             received = decode_kept(params, known)
-            self.trainer.load(received, reset_optimizer=True)
+            before = personal.completed(received)
+            self.trainer.load(before.in_place(received), reset_optimizer=True)
         with times.timed("train"):
             steps = self._train(assignment, progress)
         with times.timed("serialise"):
-            update = self._update(assignment, received)
-        return Result(update, len(self.samples), self._measure(hyper, known, times, steps, traffic))
+            local = self.trainer.kept()
+            after = before.trained(local)
+            update = self._update(assignment, {n: k for n, k in received.items() if n not in after.names}, local)
+        measurement = self._measure(hyper, known, times, steps, traffic)
+        return Result(update, len(self.samples), measurement, before, after)
 
     def _train(self, assignment: Assignment, progress: Progress) -> "_Steps":
         hyper = assignment.hyper
@@ -84,9 +100,8 @@ class Workbench:
                 progress(len(steps.losses), total, stats.loss)
         return steps
 
-    def _update(self, assignment: Assignment, received: dict[str, Kept]) -> bytes:
+    def _update(self, assignment: Assignment, received: dict[str, Kept], local: Mapping[str, Kept]) -> bytes:
         """Local minus received, on the support; scales, shifts and statistics of normalisations travel as fp32."""
-        local = self.trainer.kept()
         delta = {n: Kept(local[n].values - kept.values, kept.support) for n, kept in received.items()}
         roles = {p.name: p.role for p in self.manifest.parameters}
         hyper = assignment.hyper
