@@ -109,7 +109,8 @@ def devices(folder: Folder, as_json: AsJson = False) -> None:
     from aggregator.inspection import device_rows
 
     rows = device_rows(folder)
-    shown = ("device", "member", "samples", "weight", "contribution", "step_ms_p50", "rss_mb_peak", "bytes_up")
+    shown = ["device", "member", "samples", "weight", "contribution", "step_ms_p50", "rss_mb_peak", "bytes_up"]
+    shown += ["kept_back"] if any(row["kept_back"] for row in rows) else []
     _show(rows if as_json else [{name: row[name] for name in shown} for row in rows], "devices", as_json)
 
 

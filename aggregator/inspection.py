@@ -86,6 +86,7 @@ def device_rows(folder: Path) -> list[Row]:
                 "rss_mb_peak": record.rss_mb_peak if record else None,
                 "bytes_up": sum(up for up, _ in sent),
                 "bytes_down": sum(down for _, down in sent),
+                "kept_back": " ".join(record.kept_back) or None if record else None,
                 "last_hello_utc": seen,
             }
         )

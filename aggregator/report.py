@@ -133,9 +133,11 @@ def _accuracy(result: RunResult, comparisons: Mapping[str, RunResult]) -> Html:
             caption += " Dense: the whole model, with what pruning left on the server put back."
         if comparisons:
             caption += " Thin lines: comparison runs, each a real run."
+        if nobody := words.uploaded_by_nobody(result):
+            caption += f" {nobody}"
         return _section("How accurate", _show("Accuracy by round", plot, caption, is_wide=True))
     if plot := plots.loss_plot(result):
-        caption = "Mean loss on the held-out set, after every round."
+        caption = f"Mean loss on the held-out set, after every round. {words.uploaded_by_nobody(result)}".rstrip()
         return _section("How accurate", _show("Loss by round", plot, caption, is_wide=True))
     return _section("How accurate", _missing("Not evaluated: the run had no held-out set."))
 
@@ -240,7 +242,8 @@ def _device_table(result: RunResult, fleet: Fleet) -> Html:
                 *(si(count or None, "") for count in (d.flops_dense, d.flops_ideal, d.flops_executed)),
             ]
         )
-    return _section("Devices", element("div", table(_DEVICE_HEAD, rows, words=2), class_="card"))
+    kept = [element("p", sentence, class_="absent") for sentence in words.kept_back(result.devices)]
+    return _section("Devices", element("div", table(_DEVICE_HEAD, rows, words=2), class_="card"), *kept)
 
 
 def _comparison_table(result: RunResult, comparisons: Mapping[str, RunResult]) -> Html:

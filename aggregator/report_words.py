@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aggregator.report_page import ABSENT, is_known, number, percent, short_percent
-from aggregator.results import DeviceSummary, RunResult
+from aggregator.results import UPLOADED_BY_NOBODY, DeviceSummary, RunResult
 
 _NAMED_MAX = 3
 
@@ -64,6 +64,30 @@ def _noise(devices: Sequence[DeviceSummary]) -> str:
     which = f" {', '.join(names[:-1])} and {names[-1]}" if len(names) <= _NAMED_MAX else ""
     who = f"the noisy devices{which}" if which else f"the {len(noisy)} noisy devices"
     return f"{who} {'have' if below else 'do not all have'} the lowest weights"
+
+
+def uploaded_by_nobody(result: RunResult) -> str:
+    """What an accuracy of the aggregator's model cannot say where every device keeps a part of it; else empty."""
+    names = result.final.uploaded_by_nobody
+    return f"No device uploaded {_listed(names)}: {UPLOADED_BY_NOBODY}." if names else ""
+
+
+def kept_back(devices: Sequence[DeviceSummary]) -> list[str]:
+    """A sentence for every set of parameters that devices keep for themselves."""
+    keepers: dict[tuple[str, ...], list[str]] = {}
+    for device in devices:
+        if device.kept_back:
+            keepers.setdefault(tuple(device.kept_back), []).append(device.name)
+    return [
+        f"{_listed(names)} {'keeps' if len(names) == 1 else 'keep'} {_listed(kept)} and never "
+        f"{'uploads' if len(names) == 1 else 'upload'} {'it' if len(kept) == 1 else 'them'}."
+        for kept, names in sorted(keepers.items())
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def title(result: RunResult) -> str:

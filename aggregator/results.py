@@ -1,10 +1,20 @@
 """The records a run writes: one per round and device, and the result of the whole."""
 
+from collections.abc import Iterable, Sequence
+
 import msgspec
+
+UPLOADED_BY_NOBODY = (
+    "every device keeps that for itself, so the model here has the initial values of it, and its accuracy on the "
+    "held-out set says little of what the devices reach"
+)
 
 
 class DeviceRound(msgspec.Struct, frozen=True, kw_only=True):
-    """One device in one round. `weight` is r after the round, `contribution` its ψ; an absent measurement is None."""
+    """One device in one round. `weight` is r after the round, `contribution` its ψ; an absent measurement is None.
+
+    kept_back: the parameters that its update lacked, because the device keeps them for itself.
+    """
 
     name: str
     weight: float
@@ -29,6 +39,7 @@ class DeviceRound(msgspec.Struct, frozen=True, kw_only=True):
     frequency_hz: float | None
     loss_first: float | None
     loss_last: float | None
+    kept_back: list[str] = []
 
 
 class RoundResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,15 +56,17 @@ class RoundResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Final(msgspec.Struct, frozen=True, kw_only=True):
-    """The model at the end."""
+    """The model at the end. uploaded_by_nobody: parameters that no update of the run held, so they are the initial."""
 
     accuracy_dense: float | None
     accuracy_sparse: float | None
     params_sha: str
+    uploaded_by_nobody: list[str] = []
 
 
 class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One device over the whole run; `noisy` is known only where the demo made the noise."""
+    """One device over the whole run; `noisy` is known only where the demo made the noise. kept_back: of its last
+    update."""
 
     name: str
     weight: float
@@ -68,6 +81,7 @@ class DeviceSummary(msgspec.Struct, frozen=True, kw_only=True):
     flops_executed: int
     engine: str
     rounds: int
+    kept_back: list[str] = []
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,3 +106,9 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     totals: Totals
     settings: dict[str, object]
     versions: dict[str, str]
+
+
+def uploaded_by_nobody(updates: Iterable[Sequence[str]]) -> list[str]:
+    """The parameters that every update keeps back, sorted; `updates` gives what each one does."""
+    sets = [frozenset(kept_back) for kept_back in updates]
+    return sorted(frozenset.intersection(*sets)) if sets else []

@@ -18,7 +18,7 @@ import safetensors.numpy
 from aggregator.core.residuals import sparse_params
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger
-from aggregator.results import DeviceRound, DeviceSummary, Final, RoundResult, RunResult, Totals
+from aggregator.results import DeviceRound, DeviceSummary, Final, RoundResult, RunResult, Totals, uploaded_by_nobody
 from aggregator.settings import Settings
 from aggregator.state import RunState
 from device_runtime.store import write_atomic
@@ -113,6 +113,7 @@ def _device_round(offer: Offer, weight: float, score: float, *, sparsity: float)
         frequency_hz=_scaled(m.frequency_hz, 1.0),
         loss_first=_scaled(m.loss_first, 1.0),
         loss_last=_scaled(m.loss_last, 1.0),
+        kept_back=list(offer.kept_back),
     )
 
 
@@ -148,6 +149,7 @@ def run_result(ledger: Ledger, federation: Federation, state: RunState, settings
             accuracy_dense=last.accuracy_dense,
             accuracy_sparse=last.accuracy_sparse,
             params_sha=sha256_hex(safetensors.numpy.save(dict(state.model.theta))),
+            uploaded_by_nobody=uploaded_by_nobody(d.kept_back for d in every),
         ),
         devices=_summaries(rounds),
         totals=Totals(
@@ -192,6 +194,7 @@ def _summaries(rounds: list[RoundResult]) -> list[DeviceSummary]:
             flops_executed=sum(d.flops_executed or 0 for d in seen),
             engine=seen[-1].engine,
             rounds=len(seen),
+            kept_back=seen[-1].kept_back,
         )
         for name, seen in sorted(history.items())
     ]

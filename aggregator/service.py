@@ -15,7 +15,7 @@ from aggregator.core import rounds
 from aggregator.core.rounds import RoundState
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger, Traffic
-from aggregator.results import RoundResult
+from aggregator.results import UPLOADED_BY_NOBODY, RoundResult, uploaded_by_nobody
 from aggregator.run_folder import (
     device_rounds,
     new_run_id,
@@ -64,6 +64,7 @@ class Aggregator:
         self._flush_due = 0.0
         self._wall_start = time.monotonic()
         self._finished_at: float | None = None
+        self._uploaded_by_nobody: list[str] = []
         self._run_state, self._state = self._resume()
 
     # --- resuming ---------------------------------------------------------------------------------------------
@@ -301,6 +302,16 @@ class Aggregator:
         self._run_state = outcome.state
         self._blobs.keep_only(self._federation.artifacts.shas | {state_sha})
         self._report("round", msgspec.to_builtins(result))
+        self._note_uploaded_by_nobody(result)
+
+    def _note_uploaded_by_nobody(self, result: RoundResult) -> None:
+        """Say once, and again when it changes, what no device uploads: the model's accuracy cannot be read with it."""
+        names = uploaded_by_nobody(d.kept_back for d in result.devices)
+        if names and names != self._uploaded_by_nobody:
+            text = f"no device uploads {', '.join(names)}: {UPLOADED_BY_NOBODY}"
+            log.info("%s", text)
+            self._report("note", {"text": text})
+        self._uploaded_by_nobody = names
 
     def _finish(self) -> None:
         """The last round is committed: write what the run leaves, then wait for farewells."""

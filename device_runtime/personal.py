@@ -95,14 +95,12 @@ class Personal:
         return {n: Kept.of(self.values[n], k.support) if n in self.values else k for n, k in received.items()}
 
     def trained(self, local: Mapping[str, Kept]) -> "Personal":
-        """With the trained values on the support; what is off the support stays for a mask that returns to it.
+        """With the trained values, zero off the support: the layer as the device computes with it.
 
-        Raises LocalWireError for a value that is not finite.
+        So a weight that leaves the mask is forgotten, and one that comes to it begins at 0. Raises LocalWireError for a
+        value that is not finite.
         """
-        values = {}
         for name in self.names:
             if not np.isfinite(local[name].values).all():
                 raise LocalWireError(f"parameter {name!r} has values that are not finite: the training diverged")
-            values[name] = np.array(self.values[name], dtype=np.float32, order="C")
-            values[name][local[name].support.dense_mask()] = local[name].values
-        return Personal(self.names, values)
+        return Personal(self.names, {n: local[n].dense() for n in self.names})

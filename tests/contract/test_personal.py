@@ -116,14 +116,14 @@ def test_the_first_time_received_values_begin_and_train_as_they_always_did(bench
         assert np.abs(moved[mask]).max() > 1e-3
 
 
-def test_own_values_begin_the_training_and_are_advanced_on_the_support_only(bench: Bench) -> None:
+def test_own_values_begin_the_training_and_what_is_trained_takes_their_place(bench: Bench) -> None:
     own = own_values(bench, HEAD)
     result = bench.train(Personal(HEAD, own))
     for name in HEAD:
         mask = bench.supports[name].dense_mask()
         after = result.personal.values[name]
         assert (after.dtype, after.shape) == (np.dtype(np.float32), own[name].shape)
-        assert after[~mask].tobytes() == own[name][~mask].tobytes()
+        assert not after[~mask].view(np.uint32).any(), "the layer as it is computed with"
         assert np.mean(after[mask] != own[name][mask]) > 0.5
         assert result.personal_before.values[name].tobytes() == own[name].tobytes()
     ordinary = bench.train(Personal())

@@ -11,7 +11,7 @@ import pytest
 from aggregator.report import report_html, write_report
 from aggregator.report_page import element, text
 from aggregator.report_words import summary
-from aggregator.results import DeviceRound, DeviceSummary, Final, RoundResult, RunResult, Totals
+from aggregator.results import DeviceRound, DeviceSummary, Final, RoundResult, RunResult, Totals, uploaded_by_nobody
 
 PLOTS = ("Accuracy by round", "Aggregation weight", "Contribution by device", "Payload bytes, by round")
 PLOTS += ("Payload bytes, summed", "FLOPs by device", "Step latency", "Peak memory")
@@ -290,3 +290,34 @@ def test_write_report_writes_the_page(tmp_path):
     path = write_report(tmp_path, _run(), {})
     assert path == tmp_path / "report.html"
     assert path.read_text() == report_html(_run(), {})
+
+
+def test_a_layer_that_nobody_uploads_is_told_of_beside_the_accuracy():
+    run = _run()
+    assert "for itself" not in report_html(run, {})
+    head = ["fc2.bias", "fc2.weight"]
+    keeping = [msgspec.structs.replace(d, kept_back=head) for d in run.devices[:2]]
+    some = msgspec.structs.replace(run, devices=[*keeping, run.devices[2]])
+    page = report_html(some, {})
+    assert "device-0 and device-1 keep fc2.bias and fc2.weight and never upload them." in page
+    assert "No device uploaded" not in page
+    final = msgspec.structs.replace(run.final, uploaded_by_nobody=head)
+    page = report_html(msgspec.structs.replace(some, final=final), {})
+    assert "No device uploaded fc2.bias and fc2.weight: every device keeps that for itself, so the model here" in page
+    regression = _run(sparse=None, dense=None)
+    rounds = [msgspec.structs.replace(r, loss_sparse=0.2) for r in regression.rounds]
+    final = msgspec.structs.replace(regression.final, uploaded_by_nobody=head)
+    assert "No device uploaded" in report_html(msgspec.structs.replace(regression, rounds=rounds, final=final), {})
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        ([], []),
+        ([[], ["a"]], []),
+        ([["b", "a"], ["b", "a", "c"]], ["a", "b"]),
+        ([["a"]], ["a"]),
+    ],
+)
+def test_uploaded_by_nobody_is_what_every_update_lacks(kept, expected):
+    assert uploaded_by_nobody(kept) == expected

@@ -142,7 +142,7 @@ def test_own_values_stand_in_for_the_received_ones_on_the_support():
     assert placed["head"].support is received["head"].support
 
 
-def test_what_left_the_mask_is_kept_and_what_was_never_on_it_begins_at_zero():
+def test_what_leaves_the_mask_is_forgotten_and_what_comes_to_it_begins_at_zero():
     own = Personal(("head",)).completed(kept({"head": [1, 2, 3]}))  # (0, 1) is off the mask
     own = own.trained(kept({"head": [10, 20, 30]}))
     assert own.values["head"].tolist() == [[10, 0], [20, 30]]
@@ -150,7 +150,9 @@ def test_what_left_the_mask_is_kept_and_what_was_never_on_it_begins_at_zero():
     received = kept({"head": [7, 8, 9]}, other)
     assert own.completed(received).in_place(received)["head"].values.tolist() == [10, 0, 30]
     own = own.completed(received).trained(kept({"head": [11, 5, 31]}, other))
-    assert own.values["head"].tolist() == [[11, 5], [20, 31]], "20 waits for the mask to return"
+    assert own.values["head"].tolist() == [[11, 5], [0, 31]]
+    back = kept({"head": [7, 8, 9]})
+    assert own.completed(back).in_place(back)["head"].values.tolist() == [11, 0, 31]
 
 
 def test_taking_over_changes_nothing_that_was_there_before():
