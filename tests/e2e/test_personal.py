@@ -141,11 +141,12 @@ def test_a_kill_between_training_and_offer_changes_no_bit(engine: str, tmp_path:
 
 def test_a_kill_while_offering_changes_no_bit(tmp_path: Path, mosquitto: Broker) -> None:
     engine = available_engines()[0]
-    options = msgspec.structs.replace(OPTIONS, engine=engine)
+    # Enough epochs that the aggregator is stopped well before the offer.
+    options = msgspec.structs.replace(OPTIONS, engine=engine, training=TrainingSection(local_epochs=120))
     expected = undisturbed(options, tmp_path / "in-process", engine)
     with personal_fleet(options, tmp_path / "run", mosquitto.port) as run:
         run.start_all()
-        run.wait_for("round_opened", round_index=2)
+        wait_until(lambda: run.log("device-01").count("fetching -> training") >= 2, 20, "training of round 2")
         run.signal("aggregator", signal.SIGSTOP)
         spool = run.folder / "devices" / "device-01" / "spool.json"
         wait_until(lambda: spool.exists() and b"-2-0-device-01" in spool.read_bytes(), 20, "offer of round 2")
