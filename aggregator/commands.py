@@ -109,9 +109,11 @@ def devices(folder: Folder, as_json: AsJson = False) -> None:
     from aggregator.inspection import device_rows
 
     rows = device_rows(folder)
-    shown = ["device", "member", "samples", "weight", "contribution", "step_ms_p50", "rss_mb_peak", "bytes_up"]
-    shown += ["kept_back"] if any(row["kept_back"] for row in rows) else []
+    shown = ("device", "member", "samples", "weight", "contribution", "step_ms_p50", "rss_mb_peak", "bytes_up")
     _show(rows if as_json else [{name: row[name] for name in shown} for row in rows], "devices", as_json)
+    for row in () if as_json else rows:
+        if row["kept_back"]:
+            typer.echo(f"{row['device']} keeps for itself: {row['kept_back']}")
 
 
 def _show(rows: list[dict[str, object]], title: str, as_json: bool) -> None:

@@ -54,6 +54,8 @@ def _totals(found: Inspection) -> Table:
         of_run = f", run {p.run}, round {p.round_index}, {p.which}" if p.run else ""
         table.add_row("made from", f"{p.model}{of_run}, {p.dtype}, {p.layout}")
         table.add_row("source", p.source_sha[:16])
+        if p.replaced:
+            table.add_row("replaced", f"{', '.join(p.replaced)} by a file of sha {p.replaced_sha[:16]}")
         if p.labels:
             table.add_row("labels", ", ".join(p.labels))
     return table

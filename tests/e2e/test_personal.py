@@ -260,6 +260,9 @@ def test_result_and_inspection_tell_what_is_kept_back(mixed: tuple[Fleet, Record
     assert {d["device"]: d["kept_back"] for d in shown} == {
         "device-01": "fc3.bias fc3.weight", "device-02": None, "device-03": "fc3.bias fc3.weight"
     }  # fmt: skip
+    table = espalier("aggregator", "devices", run.folder).stdout
+    assert "device-03 keeps for itself: fc3.bias fc3.weight" in table
+    assert "device-02 keeps" not in table
 
 
 @pytest.mark.parametrize("form", ["onnx", "tflite"])

@@ -1,5 +1,6 @@
 """A run folder, an ONNX file or a torch model becomes a source, or is refused in one sentence."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import onnx
 import pytest
 import safetensors.numpy
 from onnx import numpy_helper
+from rich.console import Console
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.support import sha256_hex
+from export.deploy.inspection import inspect_file
 from export.deploy.provenance import onnx_provenance
 from export.deploy.source import open_source
+from export.deploy.tables import print_inspection
 from export.zoo import build_model
 from tests.unit.export.deploy.conftest import SPEC
 
@@ -108,3 +112,22 @@ def test_a_layer_that_a_device_kept_takes_the_place_of_the_models(run_folder: Ru
     (tmp_path / "own.safetensors").write_bytes(b"no tensors")
     with pytest.raises(UsageError, match="malformed"):
         source.with_parameters(tmp_path / "own.safetensors")
+
+
+def test_a_layer_of_zeros_and_values_leaves_the_sparse_model_as_it_is_elsewhere(
+    run_folder: RunFolder, tmp_path: Path
+) -> None:
+    """What a device keeps is zero off its mask; the file that is written says what was replaced, and by what."""
+    source = open_source(str(run_folder()))
+    own = {"fc3.weight": weight(source.model, "fc3.weight") * np.float32(2)}
+    path = tmp_path / "personal.safetensors"
+    path.write_bytes(safetensors.numpy.save(own, {"espalier": '{"work": "of a device"}'}))
+    mine = source.with_parameters(path)
+    before = weight(source.model, "fc3.weight") == 0
+    assert 0 < before.mean() < 1
+    np.testing.assert_array_equal(weight(mine.model, "fc3.weight") == 0, before)
+    assert mine.provenance.replaced_sha == sha256_hex(path.read_bytes())
+    (tmp_path / "own.onnx").write_bytes(mine.as_onnx())
+    console = Console(record=True, width=120, file=io.StringIO())
+    print_inspection(console, inspect_file(tmp_path / "own.onnx"))
+    assert f"fc3.weight by a file of sha {mine.provenance.replaced_sha[:16]}" in console.export_text()
