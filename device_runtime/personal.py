@@ -1,5 +1,6 @@
 """The tensors a device keeps for itself: which those are, and their values before and after an assignment."""
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,11 @@ def personal_names(choice: Choice, manifest: Manifest) -> tuple[str, ...]:
     or bias would be left to send, and as `last_layer`.
     """
     names = last_layer(manifest) if isinstance(choice, str) else choice
+    known = list(manifest.shapes())
+    for name in names:
+        if name not in known:
+            near = ", ".join(difflib.get_close_matches(name, known) or known[-2:])
+            raise UsageError(f"personal: the model has no parameter {name!r}; the nearest are: {near}.")
     if why := fault(names, manifest.parameters):
         shown = choice if isinstance(choice, str) else list(choice)
         raise UsageError(f"personal = {shown!r} cannot be kept back: {why}.")

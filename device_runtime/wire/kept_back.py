@@ -1,13 +1,10 @@
 """Which tensors of an update a device may keep back, and which of its submodel's it then sends."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from device_runtime.wire.limits import KEPT_BACK_COUNT_MAX
 from device_runtime.wire.manifest import Parameter
 from device_runtime.wire.support import Support
-
-_NEAREST_MAX = 3
 
 
 def fault(names: Sequence[str], parameters: Iterable[Parameter]) -> str:
@@ -19,7 +16,7 @@ def fault(names: Sequence[str], parameters: Iterable[Parameter]) -> str:
     roles = {p.name: p.role for p in parameters}
     for name in names:
         if name not in roles:
-            return f"the model has no parameter {name[:60]!r}; {_nearest(name, roles)}"
+            return f"the model has no parameter {name[:60]!r}"
     if len(set(names)) != len(names):
         return "a parameter is named twice"
     if len(names) > KEPT_BACK_COUNT_MAX:
@@ -32,11 +29,3 @@ def fault(names: Sequence[str], parameters: Iterable[Parameter]) -> str:
 def sent(supports: Mapping[str, Support], kept_back: Sequence[str]) -> dict[str, Support]:
     """The supports of the tensors that an update holds, in their order."""
     return {name: support for name, support in supports.items() if name not in kept_back}
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """The parameters that may have been meant."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, _NEAREST_MAX)
-    shown = ", ".join(close or names[-_NEAREST_MAX:])
-    return f"the nearest are: {shown}" if close else f"its last are: {shown}"

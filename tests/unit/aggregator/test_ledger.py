@@ -107,6 +107,13 @@ def test_a_verdict_once_given_stays(ledger):
     assert ledger.update_counts() == {"rejected": 1}
 
 
+def test_what_an_offer_keeps_back_is_there_after_reopening(ledger, path):
+    ledger.open_round(1, 0, 500, (A,))
+    offer = fakes.offer(A, kept_back=("fc2.bias", "fc2.weight"))
+    ledger.record_update(1, offer, receipt(offer), {})
+    assert reopened(path).opened_round(1).accepted == {"a": offer}
+
+
 def test_a_second_update_of_an_assignment_cannot_be_accepted(ledger):
     ledger.open_round(1, 0, 500, (A,))
     first, second = fakes.offer(A, b"first"), fakes.offer(A, b"second")

@@ -81,6 +81,7 @@ def test_names_are_taken_as_they_stand_statistics_too():
     ("choice", "model", "says"),
     [
         (("haed.weight",), [*FC1, *HEAD], "no parameter 'haed.weight'; the nearest are: head.weight"),
+        (("?",), [*FC1, *HEAD], r"no parameter '\?'; the nearest are: head.weight, head.bias"),
         (("head.bias", "head.bias"), [*FC1, *HEAD], "named twice"),
         (("fc1.weight", "fc1.bias", "head.weight", "head.bias"), [*FC1, *HEAD], "no weight or bias would be left"),
         (LAST, HEAD, "no weight or bias would be left"),
