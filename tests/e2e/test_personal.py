@@ -326,3 +326,24 @@ def test_a_damaged_layer_ends_the_device_before_it_joins(tmp_path: Path, mosquit
         assert line.startswith("espalier: ")
         assert "personal.safetensors is damaged" in line
         assert "move it away" in line
+
+
+def test_an_update_from_before_a_layer_became_personal_is_trained_anew(tmp_path: Path, mosquitto: Broker) -> None:
+    options = msgspec.structs.replace(OPTIONS, rounds=1, devices=1, training=TrainingSection(local_epochs=120))
+    recorder = Recorder(mosquitto.port)
+    with personal_fleet(options, tmp_path / "run", mosquitto.port, {}) as run:
+        run.start_all()
+        wait_until(lambda: "fetching -> training" in run.log("device-01"), 20, "training")
+        run.signal("aggregator", signal.SIGSTOP)
+        folder = run.folder / "devices" / "device-01"
+        wait_until((folder / "spool.json").exists, 20, "an offer in the spool")
+        run.end("device-01", signal.SIGKILL)
+        run.end("aggregator", signal.SIGKILL)
+        config = folder / "device.toml"
+        config.write_text(config.read_text().replace("personal = []", 'personal = "last"'))
+        with recorder.listening():
+            run.start("aggregator", "device-01")
+            run.finish()
+        assert run.log("device-01").count("round 1 trained") == 2
+        (update,) = recorder.updates().values()
+        assert update.keys().isdisjoint(HEAD)
