@@ -7,6 +7,8 @@ Every device's part of the data is split, three quarters to train on and one qua
 "shared", in which every device uploads everything and is given the aggregator's sparse model; "own", the same but
 every device keeps its last layer; and "alone", every device a federation of itself, as many rounds and epochs. Same
 core, engine and training as over a broker; one process per core.
+
+The split is by sample, at random: samples that overlap or repeat stand on both sides of it.
 """
 
 import argparse
