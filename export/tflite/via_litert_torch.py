@@ -41,16 +41,19 @@ def converter() -> str:
 def convert_torch(spec: str, model: ModelProto, shape: Shape, metadata: Mapping[str, bytes]) -> bytes:
     """The torch model of `spec`, "package.module:factory", as a TFLite file with metadata entries.
 
-    Its tensors get the values that `model`, the forward graph traced from it, has under their names: what was trained.
-    shape is that of one sample, channels first; the file takes one sample, channels last, float32. Input and output
-    are called `input` and `output`, as in files of our own writer.
+    Its tensors get the values that `model`, the forward graph traced from it, has under their names, so that a run
+    gives what was trained, and a factory that draws its values anew each time does no harm. shape is that of one
+    sample, channels first; the file takes one sample, channels last, float32. Input and output are called `input` and
+    `output`, as in files of our own writer.
 
     Raises UsageError when litert-torch is not installed or cannot convert the model, and when the model has other
     tensors than `model`.
     """
     litert_torch = _load()
     module = copy.deepcopy(make_module(spec))  # a module that the factory shares stays as it is
-    set_tensors(module, _values(model), spec)
+    set_tensors(
+        module, _values(model, {name for name, _ in (*module.named_parameters(), *module.named_buffers())}), spec
+    )
     try:
         with _silent():
             data = _convert(litert_torch, module, shape)
@@ -70,9 +73,14 @@ def _load() -> Any:
         return require(_MODULE, _PACKAGE)
 
 
-def _values(model: ModelProto) -> dict[str, np.ndarray]:
-    """What was trained, and running statistics; what torch does not train is the factory's own."""
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+def _values(model: ModelProto, names: set[str]) -> dict[str, np.ndarray]:
+    """What was trained, running statistics, and what torch does not train: constants under a tensor's name."""
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.output[0] in names:
+            (value,) = node.attribute
+            found[node.output[0]] = numpy_helper.to_array(value.t)
+    return found
 
 
 def _convert(litert_torch: Any, module: Any, shape: Shape) -> bytes:

@@ -41,6 +41,14 @@ class Image(nn.Module):
     def forward(self, x):
         return self.up(torch.relu(self.norm(self.conv(x))))
 
+class Drawn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.frozen, self.fc = nn.Linear(4, 8).requires_grad_(False), nn.Linear(8, 2)
+        self.register_buffer("shift", torch.randn(8))
+    def forward(self, x):
+        return self.fc(torch.relu(self.frozen(x) + self.shift))
+
 def flat():
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
 
@@ -87,7 +95,9 @@ def tflite(source: str, out: Path, *options: str, via: str = "litert-torch") -> 
 
 
 @needs_it
-@pytest.mark.parametrize(("model", "shape"), [("Attention", "6,20"), ("Image", "2,8,10"), ("flat", "4")])
+@pytest.mark.parametrize(
+    ("model", "shape"), [("Attention", "6,20"), ("Image", "2,8,10"), ("flat", "4"), ("Drawn", "4")]
+)
 def test_a_torch_model_becomes_a_proven_file(model: str, shape: str, folder: Path) -> None:
     out = folder / "m.tflite"
     report = tflite(f"{_name(folder)}:{model}", out, "--input", shape)
