@@ -131,7 +131,8 @@ class Federation:
     def start(self) -> RunState:
         """The state before round 1."""
         p = self.settings.pruning
-        masks = magnitude_masks(self.initial, keep_counts(self._prunable, p.sparsity, p.layers))
+        sparsity = 0.0 if p.dense_rounds else p.sparsity
+        masks = magnitude_masks(self.initial, keep_counts(self._prunable, sparsity, p.layers))
         return RunState(residuals.start(self.initial, masks, p.residual), contribution.ContributionState())
 
     def supports(self, state: RunState) -> dict[str, Support]:

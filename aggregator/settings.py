@@ -70,6 +70,7 @@ class PruningSection(Section, frozen=True):
     prune_share: float = 0.1
     every_rounds: int = 3
     end_round: int = 0
+    dense_rounds: int = 0
     grow_value: GrowValue = "residual"
     between: Between = "keep"
 
@@ -146,6 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             grow_value=p.grow_value,
             layer_rule=p.layers,
             between=p.between,
+            dense_rounds=p.dense_rounds,
         )
 
     @property
@@ -187,6 +189,11 @@ def check_settings(settings: Settings) -> None:
     ):
         if value < least:
             raise UsageError(f"[{section}] {key} is {value}; give at least {least}.")
+    if settings.pruning.dense_rounds >= settings.rounds.count:
+        raise UsageError(
+            f"[pruning] dense_rounds is {settings.pruning.dense_rounds} of {settings.rounds.count} rounds; "
+            "leave at least one for the pruned model."
+        )
     for section, key, number in (
         ("rounds", "deadline_s", settings.rounds.deadline_s),
         ("rounds", "heartbeat_s", settings.rounds.heartbeat_s),

@@ -3,23 +3,28 @@
     python -m benchmarks.deploy sizes RUN=DATA.npz ...        every form of each run, and of RUN/compare/fedavg if there
     python -m benchmarks.deploy dead RUN ...                  before and after cutting, of the runs' sparse models
     python -m benchmarks.deploy dead lenet5=0.99 ...          the same of zoo models pruned at random
+    python -m benchmarks.deploy converters package.module:factory=3,32,32 ...     our TFLite writer beside litert-torch
 
-Needs the extras tflite-int8 and aggregator. Every number is printed as JSON too, with versions.
+Needs the extras tflite-int8 and aggregator, `converters` litert-torch too. Every number is printed as JSON too, with
+versions.
 """
 
 import json
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import onnx
 from onnx import ModelProto, numpy_helper
 
 from device_runtime.wire.draws import Draws
-from export.deploy.deployment import Request, deploy_onnx, deploy_tflite
+from device_runtime.wire.errors import UsageError
+from export.deploy.deployment import Request, Via, deploy_onnx, deploy_tflite
 from export.deploy.inference_graph import inference_graph, to_onnx
 from export.deploy.inspection import inspect_file
 from export.deploy.measure import Cost, measure
@@ -80,6 +85,40 @@ def sizes(arguments: list[str]) -> list[Row]:
     return rows
 
 
+def converters(arguments: list[str]) -> list[Row]:
+    """Torch models written as TFLite by our writer and by litert-torch; a refusal stands in place of the numbers."""
+    rows: list[Row] = []
+    for argument in arguments:
+        spec, _, shape = argument.partition("=")
+        source = open_source(spec, input_shape=tuple(map(int, shape.split(","))))
+        with tempfile.TemporaryDirectory() as text:
+            paths = {"writer": Path(text) / "a.tflite", "litert-torch": Path(text) / "b.tflite"}
+            made: dict[str, Row] = {}
+            for via, path in paths.items():
+                began = time.monotonic()
+                try:
+                    found = deploy_tflite(Request(source, path, seconds=0, via=cast("Via", via)))
+                except UsageError as error:
+                    made[via] = {"refused": str(error)}
+                    continue
+                made[via] = {
+                    "bytes": found.verification.b.file_bytes,
+                    "compressed": found.verification.b.compressed_bytes,
+                    "max_relative": f"{found.verification.max_relative:.1e}",
+                    "operators": len(found.inspection.layers),
+                    "seconds": round(time.monotonic() - began, 1),
+                }
+            written = [via for via in paths if paths[via].exists()]
+            costs = _in_turns(paths[written[0]], paths[written[-1]]) if written else ()
+            for via, cost in zip(written, costs, strict=False):
+                made[via]["p50_us"] = round(cost.latency_ns_p50 / 1000, 1)
+        keys = ("bytes", "compressed", "operators", "max_relative", "p50_us", "seconds", "refused")
+        rows += [
+            {"model": spec.partition(":")[2], "via": via, **{k: made[via].get(k, "") for k in keys}} for via in made
+        ]
+    return rows
+
+
 def randomly_pruned(name: str, share: float) -> ModelProto:
     """A zoo model with a random share of its prunable weights zero; biases are drawn, so that constants matter."""
     model = build_model(name, SHAPES.get(name, (3, 32, 32)), 10, seed=1)
@@ -137,13 +176,13 @@ def _in_turns(first: Path, second: Path) -> tuple[Cost, Cost]:
 
 def main() -> None:
     """Print the table and its raw numbers."""
-    table = {"sizes": sizes, "dead": dead}[sys.argv[1]](sys.argv[2:])
+    table = {"sizes": sizes, "dead": dead, "converters": converters}[sys.argv[1]](sys.argv[2:])
     names = list(table[0])
     print("| " + " | ".join(names) + " |")
     print("|" + "---|" * len(names))
     for row in table:
         print("| " + " | ".join(str(row[name]) for name in names) + " |")
-    libraries = ("onnx", "onnxruntime", "ai-edge-litert", "ai-edge-quantizer", "numpy")
+    libraries = ("onnx", "onnxruntime", "ai-edge-litert", "ai-edge-quantizer", "numpy", "torch", "litert-torch")
     print(json.dumps({"rows": table, "versions": {n: _version(n) for n in libraries}, "machine": platform.machine()}))
 
 

@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,10 +36,8 @@ def import_torch(spec: str, input_shape: tuple[int, ...]) -> ModelProto:
     Raises UsageError when torch, the module or the factory is missing, when either fails, when the result is no
     nn.Module, and for a model that cannot be exported or trains a tensor Espalier does not know how to train.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise UsageError("torch is not installed here: install it with pip install 'espalier-fl[torch]'")
+    module = make_module(spec)
     torch = importlib.import_module("torch")
-    module = _make(torch, spec).eval()
     if any(isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.p > 0 for m in module.modules()):
         warnings.warn(f"dropout in {spec} does not act during local training", stacklevel=2)
     tensors = _named_tensors(module)
@@ -51,6 +49,33 @@ def import_torch(spec: str, input_shape: tuple[int, ...]) -> ModelProto:
     _freeze_others(forward, trained)
     _check_all_trained(forward, trained, spec)
     return forward
+
+
+def make_module(spec: str) -> Any:
+    """The torch.nn.Module that `spec`, "package.module:factory", makes, in evaluation mode.
+
+    Raises UsageError when torch, the module or the factory is missing, when either fails, or when the result is no
+    nn.Module.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("torch is not installed here: install it with pip install 'espalier-fl[torch]'")
+    return _make(importlib.import_module("torch"), spec).eval()
+
+
+def set_tensors(module: Any, values: Mapping[str, np.ndarray], spec: str) -> None:
+    """Copy values into the parameters and buffers of their names; tensors without a value stay as they are.
+
+    Raises UsageError for a name that the module of `spec` does not have, and for another shape.
+    """
+    torch = importlib.import_module("torch")
+    tensors = _named_tensors(module)
+    for name, value in values.items():
+        if name not in tensors or tuple(tensors[name].shape) != value.shape:
+            raise UsageError(
+                f"{spec} has no tensor {name!r} of shape {value.shape}: is it still the model that was trained?"
+            )
+        with torch.no_grad():
+            tensors[name].copy_(torch.from_numpy(value.copy()))
 
 
 def _make(torch: Any, spec: str) -> Any:

@@ -1,4 +1,4 @@
-"""How the mask moves between rounds: prune further than asked, then regrow at random back to the same counts."""
+"""How the mask moves between rounds: everything at first if asked, then prune further and regrow to the same counts."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,6 +24,8 @@ class TopologyRule:
     end_round: T_end, from which on the mask is no longer adjusted (`end_round_of`). kind: "static" never changes the
     mask. prune_share: p0, share of the remaining weights exchanged at most. every_rounds: ΔT. grow_value: what a grown
     coordinate starts from: the value theta kept for it, 0, or its initial value. layer_rule: as in `pruning`.
+    dense_rounds: rounds in which nothing is pruned; after the last of them the mask is chosen, whatever the kind is, by
+    the magnitude that training gave (Han et al., NeurIPS 2015). 0: the mask of the initial weights, from round 1 on.
     between: at a round without adjustment "keep" the mask, or "reprune" by magnitude over all coordinates, where a
     large residual value comes back.
     """
@@ -35,6 +37,7 @@ class TopologyRule:
     grow_value: GrowValue = "residual"
     layer_rule: LayerRule = "erk"
     between: Between = "keep"
+    dense_rounds: int = 0
 
     def __post_init__(self) -> None:
         for name, kind in (("kind", Kind), ("grow_value", GrowValue), ("layer_rule", LayerRule), ("between", Between)):
@@ -44,6 +47,8 @@ class TopologyRule:
             raise UsageError(f"prune_share is {self.prune_share}; give a share of at least 0 and below 1")
         if self.every_rounds < 1 or self.end_round < 0:
             raise UsageError(f"every_rounds is {self.every_rounds}, end_round {self.end_round}; give at least 1 and 0")
+        if self.dense_rounds < 0:
+            raise UsageError(f"dense_rounds is {self.dense_rounds}; give at least 0")
 
 
 def end_round_of(round_count: int) -> int:
@@ -53,8 +58,8 @@ def end_round_of(round_count: int) -> int:
 
 def prune_share_at(rule: TopologyRule, round_index: int) -> float:
     """p^t = (p0/2)(1 + cos(π t / T_end)) for t < T_end, else 0 (RigL: Evci et al., ICML 2020, section 3, "Update
-    Schedule"). Rounds count from 1."""
-    if rule.kind == "static" or round_index >= rule.end_round:
+    Schedule"), and 0 up to the round that ends the dense ones. Rounds count from 1."""
+    if rule.kind == "static" or not rule.dense_rounds < round_index < rule.end_round:
         return 0.0
     return rule.prune_share / 2.0 * (1.0 + math.cos(math.pi * round_index / rule.end_round))
 
@@ -77,12 +82,15 @@ def next_masks(
     Adjusting round: per layer, the low_l largest |θ| among the active weights stay, low = keep_counts(α + (1-α) p^t);
     then keep_l - low_l coordinates, drawn uniformly from all others (the just-pruned included), are grown (SET: Mocanu
     et al., Nature Communications 2018; sparsity distribution and schedule: RigL). Every layer ends with exactly
-    keep_l = keep_counts(α), also when it did not start there. Other rounds: as `rule.between` says.
+    keep_l = keep_counts(α), also when it did not start there. The last dense round: the keep_counts(α) largest |θ|.
+    Other rounds: as `rule.between` says.
 
     theta: dense float32 with at least the names of masks. masks: bool, same shapes. draws_for: the stream of a layer.
     Raises UsageError as `keep_counts`, and for a weight that is not a number.
     """
-    if rule.kind == "static":
+    if round_index == rule.dense_rounds:
+        return magnitude_masks(theta, keep_counts({n: m.shape for n, m in masks.items()}, sparsity, rule.layer_rule))
+    if rule.kind == "static" or round_index < rule.dense_rounds:
         return dict(masks)
     adjusting = adjusts(rule, round_index)
     if not adjusting and rule.between == "keep":

@@ -24,6 +24,7 @@ def demo(
     rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 15,
     devices: Annotated[int, typer.Option(help="Number of device processes.")] = 5,
     sparsity: Annotated[float, typer.Option(help="Share of prunable weights removed, in [0, 1).")] = 0.8,
+    dense_rounds: Annotated[int, typer.Option(help="Rounds before anything is pruned; then by trained magnitude.")] = 0,
     model: Annotated[
         str, typer.Option(help="A model of the zoo, package.module:factory of a torch model, or FILE.onnx.")
     ] = "mlp",
@@ -69,7 +70,7 @@ def demo(
             local_epochs=local_epochs,
             update_dtype=update_dtype,
         ),
-        pruning=PruningSection(sparsity=sparsity, residual=residual),
+        pruning=PruningSection(sparsity=sparsity, residual=residual, dense_rounds=dense_rounds),
         contribution=ContributionSection(weighting=weighting),
     )
     console = Console(stderr=as_json)
@@ -115,11 +116,12 @@ def _clear(folder: Path) -> None:
 def _print_settings(console: Console, options: Options, plan: Plan) -> None:
     """The choices that decide the outcome, before it is seen."""
     s, t, d = plan.settings, plan.settings.training, plan.dataset
+    after = f" after {s.pruning.dense_rounds} dense rounds" if s.pruning.dense_rounds else ""
     size = "x".join(str(n) for n in s.input.shape)
     console.print(
         f"data {d.name}: {len(d.x_train)} training, {len(d.x_test)} test samples, {d.class_count} classes, "
         f"layout {d.layout} -> input {size}\n"
-        f"model {s.model.torch or s.model.name}, sparsity {s.pruning.sparsity} ({s.pruning.layers}), "
+        f"model {s.model.torch or s.model.name}, sparsity {s.pruning.sparsity} ({s.pruning.layers}){after}, "
         f"residual {s.pruning.residual}, topology {s.pruning.topology}\n"
         f"{options.devices} devices, {options.partition}, noise {options.noise}; {t.local_epochs} local epochs, "
         f"{t.optimizer} {t.learning_rate} momentum {t.momentum}, batch {t.batch_size}, {t.update_dtype} updates\n"

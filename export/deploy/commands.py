@@ -11,7 +11,7 @@ from rich.console import Console
 from device_runtime.wire.errors import UsageError
 from export.deploy.budget import parse_bytes
 from export.deploy.c_array import CReport, deploy_c
-from export.deploy.deployment import Report, Request, deploy_onnx, deploy_tflite
+from export.deploy.deployment import Report, Request, Via, deploy_onnx, deploy_tflite
 from export.deploy.inspection import inspect_file
 from export.deploy.samples import DataFile
 from export.deploy.source import Source, Which, open_source
@@ -82,12 +82,15 @@ def tflite(
     compact: Annotated[
         bool, typer.Option("--compact", help="Keep pruned weights as sparse tensors: a smaller file, same speed.")
     ] = False,
+    via: Annotated[
+        Via, typer.Option("--via", help="Who writes the operators; litert-torch, an extra, takes torch models only.")
+    ] = "writer",
     as_json: JsonOption = False,
 ) -> None:
     """Write a TFLite (LiteRT) file, channels last, and prove that it computes the same."""
     opened = _open(source, round_index, dense, input_shape, replace)
     request = Request(opened, out, int8, _data(data, opened.held_out, x, y, samples), _labels(labels), accuracy_loss)
-    _show(deploy_tflite(dataclasses.replace(request, compact=compact)), as_json)
+    _show(deploy_tflite(dataclasses.replace(request, compact=compact, via=via)), as_json)
 
 
 def c(

@@ -27,7 +27,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     model it was made from, params_sha that of a run's params.safetensors. source_flops and source_parameters count the
     forward model before anything was cut. replaced: parameters that came from a file of their own, of SHA-256
     replaced_sha. layout: how the file itself keeps images; `input` always describes
-    channels first, and a channels-last file wants the normalised sample transposed.
+    channels first, and a channels-last file wants the normalised sample transposed. converter: the program that wrote
+    the operators, with its version, "" for our own writers.
     """
 
     format: Literal[1] = 1
@@ -46,6 +47,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     layout: Layout = "channels_first"
     source_flops: int | None = None
     source_parameters: int | None = None
+    converter: str = ""
 
 
 def encode_provenance(provenance: Provenance) -> bytes:

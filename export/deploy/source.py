@@ -27,11 +27,15 @@ Which = Literal["sparse", "dense"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A forward model, what there is to say of it, and the run's held-out data if it kept any."""
+    """A forward model, what there is to say of it, and the run's held-out data if it kept any.
+
+    torch: the torch model that it was traced from, as package.module:factory, or "".
+    """
 
     model: ModelProto
     provenance: Provenance
     held_out: Path | None = None
+    torch: str = ""
 
     def as_onnx(self) -> bytes:
         """The forward model as a file that says where it comes from: the one every export is compared with."""
@@ -58,7 +62,7 @@ class Source:
             replaced_sha=sha256_hex(data),
             source_sha=sha256_hex(model.SerializeToString(deterministic=True)),
         )
-        return Source(model, provenance, self.held_out)
+        return Source(model, provenance, self.held_out, self.torch)
 
     @property
     def input_shape(self) -> Shape:
@@ -84,12 +88,10 @@ def open_source(
             raise UsageError(f"{text} is a torch model: give --input, the shape of one sample, e.g. 3,32,32")
         from export.torch_import import import_torch
 
-        return _described(import_torch(text, input_shape), text.partition(":")[2])
-    return _described(import_onnx(path), path.stem)
-
-
-def _described(model: ModelProto, name: str) -> Source:
-    return Source(model, _provenance(model, name))
+        model = import_torch(text, input_shape)
+        return Source(model, _provenance(model, text.partition(":")[2]), torch=text)
+    model = import_onnx(path)
+    return Source(model, _provenance(model, path.stem))
 
 
 def _provenance(model: ModelProto, name: str) -> Provenance:
@@ -122,7 +124,8 @@ def _of_run(run: Path, round_index: int | None, which: Which) -> Source:
         params_sha=sha256_hex(stored),
         input=manifest.input,
     )
-    return Source(model, provenance, _held_out(run))
+    settings = _settings(run)
+    return Source(model, provenance, _held_out(run, settings), settings.model.torch)
 
 
 def _round_folder(run: Path, round_index: int | None) -> Path:
@@ -166,11 +169,29 @@ def _check_sparse(model: ModelProto, manifest: Manifest, folder: Path) -> None:
             )
 
 
-def _held_out(run: Path) -> Path | None:
-    """The held-out data that the settings name, or that lies in the folder."""
+class _RunSection(msgspec.Struct):
+    held_out: str = ""
+
+
+class _ModelSection(msgspec.Struct):
+    torch: str = ""
+
+
+class _Settings(msgspec.Struct):
+    """What deployment reads of a run's settings."""
+
+    run: _RunSection = msgspec.field(default_factory=_RunSection)
+    model: _ModelSection = msgspec.field(default_factory=_ModelSection)
+
+
+def _settings(run: Path) -> _Settings:
+    """The run's settings; a copied run may lack them, and is deployed without."""
     try:
-        settings = msgspec.json.decode((run / "settings.json").read_bytes())
-        named = Path(str(settings["run"]["held_out"]))
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
-        named = Path()
-    return next((p for p in (run / "held_out.npz", named) if p.is_file()), None)
+        return msgspec.json.decode((run / "settings.json").read_bytes(), type=_Settings)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return _Settings()
+
+
+def _held_out(run: Path, settings: _Settings) -> Path | None:
+    """The held-out data that lies in the folder, or that the settings name."""
+    return next((p for p in (run / "held_out.npz", Path(settings.run.held_out)) if p.is_file()), None)

@@ -101,6 +101,16 @@ def test_between_adjustments_the_mask_stays_or_is_pruned_anew():
     assert all(_next(static, t, theta, old)[n] is old[n] for n in old for t in (10, 11))
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_dense_rounds_keep_everything_and_end_in_the_largest_trained_weights(kind):
+    rule = TopologyRule(end_round=150, prune_share=0.4, every_rounds=5, kind=kind, dense_rounds=20)
+    dense = {n: np.ones(s, dtype=bool) for n, s in SHAPES.items()}
+    assert all(_next(rule, t, masks=dense)[n] is dense[n] for n in dense for t in (1, 5, 19))
+    chosen = _next(rule, 20, masks=dense)
+    assert all(np.array_equal(chosen[n], _masks(_theta())[n]) for n in dense)
+    assert [t for t in range(1, 200) if adjusts(rule, t)] == (list(range(25, 150, 5)) if kind == "dynamic" else [])
+
+
 def test_an_adjusting_round_brings_foreign_counts_back_to_the_rule():
     sparse = {n: np.zeros(s, dtype=bool) for n, s in SHAPES.items()}
     dense = {n: np.ones(s, dtype=bool) for n, s in SHAPES.items()}
@@ -134,6 +144,7 @@ def test_arguments_are_not_changed():
         {"prune_share": -0.1},
         {"every_rounds": 0},
         {"end_round": -1},
+        {"dense_rounds": -1},
         {"kind": "wild"},
         {"grow_value": "one"},
         {"between": "x"},

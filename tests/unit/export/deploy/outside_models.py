@@ -122,6 +122,20 @@ def ds_cnn() -> nn.Module:
     return nn.Sequential(*layers, nn.AvgPool2d((25, 19)), nn.Flatten(), nn.Linear(16, 10))
 
 
+class Attention(nn.Module):
+    """One attention head over a sensor window with an exact GELU: what only litert-torch can write as TFLite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.query, self.key = nn.Linear(6, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.value, self.head = nn.Linear(32, 32), nn.Linear(32, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.gelu(self.embed(x.transpose(1, 2)))
+        seen = torch.softmax(self.query(x) @ self.key(x).transpose(1, 2) / 32**0.5, -1) @ self.value(x)
+        return self.head(seen.mean(1))
+
+
 def trained(make: Callable[[], nn.Module], x: np.ndarray, y: np.ndarray | None, epochs: int) -> nn.Module:
     """A model after a few epochs of Adam: cross entropy, or reconstruction where there are no labels."""
     torch.manual_seed(0)
