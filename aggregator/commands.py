@@ -55,7 +55,7 @@ def _print_line(kind: str, fields: dict[str, object]) -> None:
         typer.echo(f"{text}, {fields['bytes_up']} bytes up, {fields['wall_s']:.2f} s")
     elif kind == "note":
         typer.echo(str(fields["text"]))
-    elif kind in ("device_joined", "device_returned", "device_left", "refused", "finished"):
+    elif kind in ("device_joined", "device_returned", "device_left", "refused", "profile", "finished"):
         typer.echo(f"{kind.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in fields.items()))
 
 
@@ -105,11 +105,15 @@ def rounds(folder: Folder, as_json: AsJson = False) -> None:
 
 @app.command()
 def devices(folder: Folder, as_json: AsJson = False) -> None:
-    """Every device the run has seen: membership, samples, contribution, weight, cost (with --json: engines, bytes)."""
+    """Every device the run has seen: membership, samples, contribution, weight, sparsity, cost, profile (with
+    --json: engines, bytes)."""
     from aggregator.inspection import device_rows
 
     rows = device_rows(folder)
-    shown = ("device", "member", "samples", "weight", "contribution", "step_ms_p50", "rss_mb_peak", "bytes_up")
+    shown = (
+        "device", "member", "samples", "weight", "contribution", "sparsity", "step_ms_p50", "rss_mb_peak", "bytes_up",
+        "profile",
+    )  # fmt: skip
     _show(rows if as_json else [{name: row[name] for name in shown} for row in rows], "devices", as_json)
 
 

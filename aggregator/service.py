@@ -10,11 +10,13 @@ from pathlib import Path
 
 import msgspec
 
+from aggregator.core import profiles, rounds
 from aggregator.core import round_events as events
-from aggregator.core import rounds
+from aggregator.core.profiles import ProfileState
 from aggregator.core.rounds import RoundState
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger, Traffic
+from aggregator.profiles import KeptProfiles
 from aggregator.results import RoundResult
 from aggregator.run_folder import (
     device_rounds,
@@ -60,6 +62,8 @@ class Aggregator:
         remember_settings(self._ledger, self._folder, settings)
         self._run_id = new_run_id(self._ledger)
         self._blobs = self._federation.blobs
+        self._kept = KeptProfiles(self._folder)
+        self._profiles = ProfileState(settled={device: facts.sha for device, facts in self._kept.facts.items()})
         self._traffic: Traffic = {}
         self._flush_due = 0.0
         self._wall_start = time.monotonic()
@@ -110,6 +114,7 @@ class Aggregator:
                     self._handle(self._inbox.get(timeout=TICK_S))
                 except queue.Empty:
                     self._step(events.Tick())
+                    self._pull(profiles.tick(self._profiles, time.monotonic_ns()))
                 self._flush_traffic()
             return self._finished_at is not None
         finally:
@@ -147,6 +152,27 @@ class Aggregator:
             log.warning("ignored a message: %s", error)
             return
         self._step(events.Heard(device, message))
+        if self._finished_at is None:
+            self._pull(profiles.heard(self._profiles, device, message, time.monotonic_ns()))
+
+    def _pull(self, step: profiles.Step) -> None:
+        """Carry out what the pulling of profiles asks for."""
+        self._profiles, commands = step
+        for command in commands:
+            match command:
+                case profiles.KeepProfile(device, data):
+                    self._keep_profile(device, data)
+                case events.Send() | events.Note():
+                    self._carry_out(command)
+
+    def _keep_profile(self, device: str, data: bytes) -> None:
+        """A profile that is none, or that the disk does not take, is told of and costs no round."""
+        try:
+            facts = self._kept.keep(device, data)
+        except UsageError as error:
+            self._book(events.Note(f"the profile of {device} is ignored: {str(error)[:300]}"))
+            return
+        self._report("profile", {"device": device, "verdict": facts.verdict, "bytes": len(data)})
 
     def _step(self, event: events.Event) -> None:
         self._state, commands = rounds.step(self._state, event, time.monotonic_ns())

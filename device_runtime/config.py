@@ -18,7 +18,11 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of a device. `folder` holds its cache and spool; `threads` 0: what the board's file says, else all cores."""
+    """All of a device. `folder` holds its cache and spool; `threads` 0: what the board's file says, else all cores.
+
+    profile: a record of `espalier device profile --json`, offered to the aggregator; empty: `folder`/profile.json,
+    where there is one.
+    """
 
     name: str
     folder: str
@@ -27,6 +31,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     engine: str = "auto"
     threads: int = 1
     leave_when_released: bool = True
+    profile: str = ""
 
 
 def load_device_settings(path: Path) -> DeviceSettings:
