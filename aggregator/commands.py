@@ -97,7 +97,7 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
 
 @app.command()
 def rounds(folder: Folder, as_json: AsJson = False) -> None:
-    """The committed rounds: accuracies, devices, bytes, seconds."""
+    """The committed rounds: accuracies, devices and their sparsities, bytes, seconds."""
     from aggregator.inspection import round_rows
 
     _show(round_rows(folder), "rounds", as_json)

@@ -57,6 +57,8 @@ def round_rows(folder: Path) -> list[Row]:
             "accuracy_dense": r.accuracy_dense,
             "accuracy_sparse": r.accuracy_sparse,
             "devices": len(r.devices),
+            "sparsity_lowest": min((d.sparsity for d in r.devices), default=None),
+            "sparsity_highest": max((d.sparsity for d in r.devices), default=None),
             "bytes_up": r.bytes_up,
             "bytes_down": r.bytes_down,
             "wall_s": r.wall_s,

@@ -14,6 +14,7 @@ from aggregator.core import profiles, rounds
 from aggregator.core import round_events as events
 from aggregator.core.profiles import ProfileState
 from aggregator.core.rounds import RoundState
+from aggregator.device_rates import DeviceRates
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger, Traffic
 from aggregator.profiles import KeptProfiles
@@ -31,7 +32,7 @@ from aggregator.state import RunState, decode_state, encode_state
 from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
 from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.errors import EngineError, RemoteWireError, UsageError
-from device_runtime.wire.messages import Message, Offer, Receipt, RollCall, Verdict
+from device_runtime.wire.messages import Assignment, Message, Offer, Receipt, RollCall, Verdict
 from device_runtime.wire.topics import all_topic, device_of, down_topic, up_filter
 
 TICK_S = 0.25
@@ -63,6 +64,7 @@ class Aggregator:
         self._run_id = new_run_id(self._ledger)
         self._blobs = self._federation.blobs
         self._kept = KeptProfiles(self._folder)
+        self._rates = DeviceRates(settings, self._federation)
         self._profiles = ProfileState(settled={device: facts.sha for device, facts in self._kept.facts.items()})
         self._traffic: Traffic = {}
         self._flush_due = 0.0
@@ -248,12 +250,30 @@ class Aggregator:
 
     def _open(self, command: events.OpenRound) -> None:
         self._wall_start = time.monotonic()
+        servable = self._servable(command.devices)
         assignments, bytes_max = self._federation.assign(
-            self._run_state, self._run_id, command.round_index, command.attempt, self._servable(command.devices)
+            self._run_state, self._run_id, command.round_index, command.attempt, servable, self._sparsities()
         )
         self._ledger.open_round(command.round_index, command.attempt, bytes_max, assignments)
-        self._report("round_opened", {"round_index": command.round_index, "devices": [a.device for a in assignments]})
+        self._report(
+            "round_opened",
+            {
+                "round_index": command.round_index,
+                "devices": [a.device for a in assignments],
+                "sparsities": [self._federation.assigned_sparsity(a) for a in assignments],
+            },
+        )
         self._step(events.Opened(assignments, bytes_max))
+
+    def _sparsities(self) -> dict[str, float]:
+        """By the policy of rates, the sparsity of every member; nothing where each gets the run's."""
+        if self._settings.rates.policy == "fixed":
+            return {}
+        hellos = {device: member.hello for device, member in self._state.members.items()}
+        chosen, notes = self._rates.choose(self._ledger, hellos, self._kept.facts, self._state.round_index)
+        for text in notes:
+            self._book(events.Note(text))
+        return chosen
 
     def _servable(self, devices: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         """The engines of the devices for which an artifact can be made; the others are told of and left out."""
@@ -273,7 +293,7 @@ class Aggregator:
 
     def _check(self, offer: Offer, data: bytes) -> None:
         try:
-            self._federation.check(self._run_state, offer, data)
+            self._federation.check(self._state.tasks[offer.device].assignment, offer, data)
         except RemoteWireError as error:
             self._verdict(offer, "rejected", str(error))
             return
@@ -297,17 +317,23 @@ class Aggregator:
 
     def _close(self, round_index: int) -> None:
         accepted = {d: t.offer for d, t in self._state.tasks.items() if t.status == "accepted" and t.offer is not None}
-        outcome = self._federation.close(self._run_state, round_index, accepted)
-        self._commit(round_index, accepted, outcome)
+        assigned = {d: self._state.tasks[d].assignment for d in accepted}
+        outcome = self._federation.close(self._run_state, round_index, accepted, assigned)
+        self._commit(round_index, accepted, assigned, outcome)
         self._report("round_closed", {"round_index": round_index})
         last = round_index >= self._settings.rounds.count
         self._step(events.Closed())
         if last:
             self._finish()
 
-    def _commit(self, round_index: int, accepted: dict[str, Offer], outcome: RoundOutcome) -> None:
+    def _commit(
+        self,
+        round_index: int,
+        accepted: dict[str, Offer],
+        assigned: dict[str, Assignment],
+        outcome: RoundOutcome,
+    ) -> None:
         """State to disk, then the ledger's row that makes it count, then what nobody needs any more goes."""
-        before = self._run_state
         state_sha = self._blobs.put(encode_state(outcome.state))
         self._ledger.add_traffic(round_index, self._take_traffic())
         traffic = self._ledger.traffic().get(round_index, {})
@@ -319,7 +345,7 @@ class Aggregator:
             bytes_up=sum(up for up, _ in traffic.values()),
             bytes_down=sum(down for _, down in traffic.values()),
             wall_s=time.monotonic() - self._wall_start,
-            devices=device_rounds(self._federation, before, accepted, outcome),
+            devices=device_rounds(self._federation, assigned, accepted, outcome),
         )
         if round_index >= self._settings.rounds.count:
             save_model(self._folder, round_index, self._federation, outcome)

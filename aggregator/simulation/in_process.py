@@ -14,6 +14,7 @@ from aggregator.state import RunState
 from device_runtime.data import LocalData
 from device_runtime.engines import open_engine
 from device_runtime.training import Traffic, Workbench
+from device_runtime.wire.errors import UsageError
 from device_runtime.wire.measurement import NO_PHASE
 from device_runtime.wire.messages import Assignment, Offer
 from device_runtime.wire.support import sha256_hex
@@ -33,7 +34,12 @@ class InProcessRun:
 def run_in_process(
     settings: Settings, devices: Mapping[str, LocalData], folder: Path, engine: str = "auto"
 ) -> InProcessRun:
-    """Run every round with every device. `folder` takes the blobs and the artifact."""
+    """Run every round with every device. `folder` takes the blobs and the artifact.
+
+    Raises UsageError for a policy of rates other than "fixed": such rates rest on the times of devices and a broker.
+    """
+    if settings.rates.policy != "fixed":
+        raise UsageError(f"rates by {settings.rates.policy} need devices on a broker: set [rates] policy to fixed.")
     federation = Federation(settings, folder)
     chosen = open_engine(engine)
     federation.artifacts.for_engines([chosen.name])
@@ -46,7 +52,7 @@ def run_in_process(
         )
         offers = {a.device: _train(benches[a.device], federation, a) for a in assignments}
         update_bytes += sum(o.size_bytes for o in offers.values())
-        outcome = federation.close(state, round_index, offers)
+        outcome = federation.close(state, round_index, offers, {a.device: a for a in assignments})
         state = outcome.state
         outcomes.append(outcome)
         federation.blobs.keep_only(federation.artifacts.shas)

@@ -1,0 +1,136 @@
+"""Rates by capability: lines and targets computed by hand, who is pruned further and who is not, and refusals."""
+
+import pytest
+
+from aggregator.core.rates import (
+    SAVING_SHARE_MIN,
+    Known,
+    Point,
+    RatesRule,
+    RoundCost,
+    choose_sparsities,
+    fit,
+    quantile,
+)
+from device_runtime.wire.errors import UsageError
+
+CAPABILITY = RatesRule(policy="capability", sparsity_max=0.95, quantile=0.5)
+RUN = 0.8
+
+
+def line(base_s: float, slope_s: float, *sparsities: float) -> tuple[Point, ...]:
+    """Points that lie on a line."""
+    return tuple(Point(a, base_s + slope_s * (1 - a)) for a in sparsities)
+
+
+def profiled(base_s: float, slope_s: float) -> Known:
+    return Known(profiled=line(base_s, slope_s, 0.0, 0.5, 0.9))
+
+
+def test_the_line_through_three_points_by_hand():
+    # x = 1, 0.5, 0; y = 7, 5, 2: means 0.5 and 14/3, s = (0.5*7/3 + 0.5*8/3) / 0.5 = 5, b = 14/3 - 2.5 = 13/6.
+    cost = fit(Known(profiled=(Point(0.0, 7.0), Point(0.5, 5.0), Point(1.0 - 1e-12, 2.0))))
+    assert cost is not None
+    assert (cost.base_s, cost.slope_s) == pytest.approx((13 / 6, 5.0))
+    assert cost.at(0.5) == pytest.approx(14 / 3)
+
+
+def test_a_round_sets_the_level_and_the_profile_the_slope():
+    # The profile: s = 10. The round at 0.8 took 6 s where training alone would take 1 + 2 = 3: b = 6 - 10 * 0.2 = 4.
+    cost = fit(Known(profiled=line(1.0, 10.0, 0.0, 0.5, 0.9), observed=(Point(0.8, 6.0),)))
+    assert cost is not None
+    assert (cost.base_s, cost.slope_s) == pytest.approx((4.0, 10.0))
+
+
+def test_profile_and_rounds_share_the_slope_by_their_spread():
+    # Profile x 1 and 0, slope 10, spread 0.5; rounds x 0.2 and 0.1, slope 50, spread 0.005:
+    # s = (10*0.5 + 50*0.005) / 0.505; level 7.5 at x 0.15.
+    known = Known(profiled=(Point(0.0, 11.0), Point(1.0 - 1e-15, 1.0)), observed=(Point(0.8, 10.0), Point(0.9, 5.0)))
+    cost = fit(known)
+    assert cost is not None
+    assert cost.slope_s == pytest.approx(5.25 / 0.505)
+    assert cost.at(0.85) == pytest.approx(7.5)
+
+
+def test_points_of_one_sparsity_have_a_level_and_no_slope():
+    assert fit(Known(observed=(Point(0.8, 2.0), Point(0.8, 4.0)))) == RoundCost(3.0, 0.0)
+    assert fit(Known()) is None
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.0, 1.0), (0.25, 1.75), (0.5, 2.5), (0.75, 4.5), (1.0, 9.0)])
+def test_a_quantile_lies_between_its_neighbours(share, value):
+    assert quantile([9.0, 3.0, 1.0, 2.0], share) == value
+
+
+def test_a_slow_device_gets_the_sparsity_at_which_it_takes_the_target_time():
+    # T(0.8): fast 1 + 10*0.2 = 3, middle 3.5, slow 2 + 25*0.2 = 7. The median is 3.5; slow: 1 - (3.5 - 2)/25 = 0.94.
+    known = {"fast": profiled(1, 10), "middle": profiled(1.5, 10), "slow": profiled(2, 25)}
+    assert choose_sparsities(CAPABILITY, RUN, known) == {"fast": 0.8, "middle": 0.8, "slow": 0.94}
+
+
+def test_the_target_of_two_lies_between_them():
+    # T(0.8): 2 and 6, the target 4; slow: 1 - (4 - 2) / 20 = 0.9.
+    known = {"fast": profiled(1, 5), "slow": profiled(2, 20)}
+    assert choose_sparsities(CAPABILITY, RUN, known) == {"fast": 0.8, "slow": 0.9}
+
+
+def test_the_quantile_moves_the_target():
+    # The slowest is the target: nobody is slower. The fastest (2 s) is: slow 1 - (2 - 2)/20 = 1, clipped to 0.95.
+    known = {"fast": profiled(1, 5), "slow": profiled(2, 20)}
+    for share, slow in ((1.0, 0.8), (0.0, 0.95)):
+        rule = RatesRule(policy="capability", quantile=share)
+        assert choose_sparsities(rule, RUN, known) == {"fast": 0.8, "slow": slow}
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        Known(observed=(Point(0.8, 60.0),)),
+        Known(profiled=line(60.0, 0.0, 0.0, 0.9)),
+        Known(profiled=line(70.0, -5.0, 0.0, 0.9)),
+        # The most that pruning from 0.8 to 0.95 can save is 0.15 s: of a round of 60 s that is noise.
+        Known(profiled=line(60.0, 1.0, 0.0, 0.9)),
+    ],
+    ids=["one sparsity", "flat", "falling", "within noise"],
+)
+def test_without_a_usable_slope_a_slow_device_stays_at_the_runs_sparsity(slow):
+    assert choose_sparsities(CAPABILITY, RUN, {"fast": profiled(1, 5), "slow": slow}) == {"fast": RUN, "slow": RUN}
+
+
+def test_a_slope_counts_from_the_least_saving_on():
+    for slope, is_pruned in ((0.99, False), (1.01, True)):
+        # T(0.8) = 10; saving s * 0.15 against the least, 5 % of 10: s = 10/3.
+        s = slope * SAVING_SHARE_MIN * 10 / 0.15
+        known = {"fast": profiled(1, 5), "slow": profiled(10 - 0.2 * s, s)}
+        assert (choose_sparsities(CAPABILITY, RUN, known)["slow"] > RUN) == is_pruned
+
+
+def test_a_device_of_which_nothing_is_known_stays_and_does_not_count_for_the_target():
+    known = {"fast": profiled(1, 5), "new": Known(), "slow": profiled(2, 20)}
+    assert choose_sparsities(CAPABILITY, RUN, known) == {"fast": RUN, "new": RUN, "slow": 0.9}
+    assert choose_sparsities(CAPABILITY, RUN, {"new": Known()}) == {"new": RUN}
+    assert choose_sparsities(CAPABILITY, RUN, {"alone": profiled(2, 20)}) == {"alone": RUN}
+
+
+def test_fixed_gives_everyone_the_runs_sparsity():
+    known = {"fast": profiled(1, 5), "slow": profiled(2, 20)}
+    assert choose_sparsities(RatesRule(), 0.805, known) == {"fast": 0.805, "slow": 0.805}
+
+
+def test_steps_of_the_grid_do_not_leave_the_bounds():
+    rule = RatesRule(policy="capability", sparsity_max=0.944, quantile=0.0)
+    known = {"fast": profiled(1, 5), "slow": profiled(2, 20)}
+    assert choose_sparsities(rule, 0.8049, known) == {"fast": 0.8049, "slow": 0.944}
+    # T(0.8049) = 5.902 against 5.9: wanted is 0.805, on the grid 0.8 or 0.81, and never below the run's.
+    close = {"fast": profiled(5.9, 0.0), "slow": profiled(2, 20)}
+    assert choose_sparsities(rule, 0.8049, close)["slow"] in (0.8049, 0.81)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"policy": "psychic"}, {"sparsity_max": 1.0}, {"sparsity_max": -0.1}, {"quantile": 1.1}, {"quantile": -0.1}],
+    ids=str,
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong)) if "policy" not in wrong else "rates policy"):
+        RatesRule(**wrong)
