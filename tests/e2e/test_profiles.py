@@ -40,9 +40,9 @@ def kept(run: Fleet, name: str) -> Path:
 
 
 def test_a_profile_is_kept_shown_and_reported_and_not_pulled_again_after_a_restart(
-    tmp_path: Path, broker: Broker
+    tmp_path: Path, mosquitto: Broker
 ) -> None:
-    with fleet(TWO, tmp_path / "run", broker.port) as run:
+    with fleet(TWO, tmp_path / "run", mosquitto.port) as run:
         put_profile(run, "device-02", DATA)
         run.start_all()
         event = run.wait_for("profile", device="device-02")
@@ -65,9 +65,9 @@ def test_a_profile_is_kept_shown_and_reported_and_not_pulled_again_after_a_resta
 
 
 def test_a_device_with_a_bad_profile_in_its_folder_warns_and_trains_and_a_named_one_stops_it(
-    tmp_path: Path, broker: Broker
+    tmp_path: Path, mosquitto: Broker
 ) -> None:
-    with fleet(TWO, tmp_path / "run", broker.port) as run:
+    with fleet(TWO, tmp_path / "run", mosquitto.port) as run:
         put_profile(run, "device-02", b"half a profi")
         run.start_all()
         run.finish()
@@ -90,13 +90,13 @@ HOSTILE = {
 }
 
 
-def test_broken_profiles_are_ignored_with_a_word_and_cost_no_round(tmp_path: Path, broker: Broker) -> None:
+def test_broken_profiles_are_ignored_with_a_word_and_cost_no_round(tmp_path: Path, mosquitto: Broker) -> None:
     """A peer of its own joins, offers one bad profile after the other, and leaves."""
-    with fleet(TWO, tmp_path / "run", broker.port) as run:
+    with fleet(TWO, tmp_path / "run", mosquitto.port) as run:
         run.start("aggregator")
         run.wait_for("started")
         inbox = make_inbox()
-        link = msgspec.structs.replace(run.plan.settings.link, port=broker.port)
+        link = msgspec.structs.replace(run.plan.settings.link, port=mosquitto.port)
         site = link.site
         peer = MqttLink(link, client_id="hostile", subscriptions=[down_topic(site, "hostile")], inbox=inbox)
         peer.connect()
@@ -138,8 +138,8 @@ def _answer(peer: MqttLink, inbox, topic: str, data: bytes) -> None:
                     peer.publish(topic, encode_message(chunk))
 
 
-def test_an_aggregator_killed_while_it_pulls_pulls_anew(tmp_path: Path, broker: Broker) -> None:
-    with fleet(TWO, tmp_path / "run", broker.port, rounds={"devices_min": 2}) as run:
+def test_an_aggregator_killed_while_it_pulls_pulls_anew(tmp_path: Path, mosquitto: Broker) -> None:
+    with fleet(TWO, tmp_path / "run", mosquitto.port, rounds={"devices_min": 2}) as run:
         put_profile(run, "device-01", DATA)
         run.start("aggregator", "device-01")
         run.wait_for("device_joined", device="device-01")
