@@ -1,10 +1,10 @@
-"""The sparsity of every member at the opening of a round: what the run knows of them, put before the policy."""
+"""Rates by capability at the opening of a round: what the run knows of every member, put before the policy."""
 
 from collections.abc import Mapping
 
 import msgspec
 
-from aggregator.core.rates import Known, choose_sparsities
+from aggregator.core.rates import Known, capability_sparsities
 from aggregator.device_costs import ROUNDS_OBSERVED_MAX, Trained, known_of, observations
 from aggregator.federation import Federation
 from aggregator.ledger import Ledger
@@ -39,7 +39,7 @@ class DeviceRates:
             if why and profile is not None and (device, profile.sha) not in self._told:
                 self._told.add((device, profile.sha))
                 notes.append(f"the profile of {device} is kept and not used for its rate: {why}")
-        return choose_sparsities(self._settings.rates_rule, self._settings.pruning.sparsity, known), notes
+        return capability_sparsities(self._settings.rates_rule, self._settings.pruning.sparsity, known), notes
 
     def _engine(self, hello: Hello) -> str:
         """The engine that the device is assigned; "" when it can be assigned none."""

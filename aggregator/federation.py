@@ -3,7 +3,7 @@
 No MQTT and no clock: the service drives this over a broker, the in-process run of the benchmarks without one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from aggregator.artifacts import WRITERS, Artifacts, Writer
 from aggregator.core import contribution, residuals, topology
 from aggregator.core.averaging import Update, aggregate
 from aggregator.core.pruning import keep_counts, magnitude_masks, nested_masks
+from aggregator.core.rates import contribution_sparsities
 from aggregator.evaluation import Evaluator, Score, StatisticsEstimator
 from aggregator.settings import Settings
 from aggregator.state import RunState
@@ -143,6 +144,13 @@ class Federation:
             }
             self._supports = (masks, found)
         return self._supports[1]
+
+    def contribution_rates(self, state: RunState, members: Iterable[str]) -> dict[str, float]:
+        """The sparsities of rates by contribution; nothing under another policy."""
+        rule = self.settings.rates_rule
+        if rule.policy != "contribution":
+            return {}
+        return contribution_sparsities(rule, self.settings.pruning.sparsity, state.contribution.weights, members)
 
     def assign(
         self,

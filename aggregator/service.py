@@ -267,8 +267,8 @@ class Aggregator:
 
     def _sparsities(self) -> dict[str, float]:
         """By the policy of rates, the sparsity of every member; nothing where each gets the run's."""
-        if self._settings.rates.policy == "fixed":
-            return {}
+        if self._settings.rates.policy != "capability":
+            return self._federation.contribution_rates(self._run_state, self._state.members)
         hellos = {device: member.hello for device, member in self._state.members.items()}
         chosen, notes = self._rates.choose(self._ledger, hellos, self._kept.facts, self._state.round_index)
         for text in notes:

@@ -93,6 +93,7 @@ class RatesSection(Section, frozen=True):
     policy: RatePolicy = "fixed"
     sparsity_max: float = 0.95
     quantile: float = 0.5
+    kappa: float = 0.2
 
 
 class RoundsSection(Section, frozen=True):
@@ -173,7 +174,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def rates_rule(self) -> RatesRule:
         """How sparse each device's submodel is."""
         r = self.rates
-        return RatesRule(r.policy, r.sparsity_max, r.quantile)
+        return RatesRule(r.policy, r.sparsity_max, r.quantile, r.kappa)
 
 
 def load_settings(path: Path, text: str) -> Settings:

@@ -2,7 +2,8 @@
 
 T_n(α) = b_n + s_n (1 - α), fitted to what is known of device n. τ is a quantile over the members of T_n(ᾱ), ᾱ the
 run's sparsity; a device slower than τ gets the α at which it would take τ (capability rates, specification section 7).
-Devices are only ever pruned further than the run, so that their masks lie inside the run's mask.
+By contribution, a device gets the more sparsity the lower its weight r_n lies under the mean. Devices are only ever
+pruned further than the run, so that their masks lie inside the run's mask.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Literal, get_args
 
 from device_runtime.wire.errors import UsageError
 
-RatePolicy = Literal["fixed", "capability"]
+RatePolicy = Literal["fixed", "capability", "contribution"]
 
 SAVING_SHARE_MIN = 0.05
 """A slope counts when pruning as far as allowed saves at least this share of the round: repeats of one measurement lie
@@ -22,14 +23,20 @@ GRID = 100
 """Sparsities are chosen in steps of 1/GRID: times are no better known, and equal ones share their blobs."""
 
 
+EQUAL_WEIGHTS = 1e-9
+"""Weights that differ by no more than this share of their mean are equal but for rounding."""
+
+
 @dataclass(frozen=True, slots=True)
 class RatesRule:
-    """policy: "fixed" gives every device the run's sparsity, "capability" prunes slow ones further, to `sparsity_max`
-    at most. quantile: which of the members' times is the target τ, 0 the fastest, 1 the slowest."""
+    """policy: "fixed" gives every device the run's sparsity, "capability" prunes slow ones further, "contribution"
+    those of low weight; to `sparsity_max` at most. quantile: which of the members' times is the target τ, 0 the
+    fastest, 1 the slowest. kappa: κ, what contribution adds to the sparsity of the lowest weight at most."""
 
     policy: RatePolicy = "fixed"
     sparsity_max: float = 0.95
     quantile: float = 0.5
+    kappa: float = 0.2
 
     def __post_init__(self) -> None:
         if self.policy not in get_args(RatePolicy):
@@ -38,6 +45,8 @@ class RatesRule:
             raise UsageError(f"sparsity_max is {self.sparsity_max}; give a number of at least 0 and below 1")
         if not 0.0 <= self.quantile <= 1.0:
             raise UsageError(f"quantile is {self.quantile}; give a number from 0 to 1")
+        if not 0.0 <= self.kappa <= 1.0:
+            raise UsageError(f"kappa is {self.kappa}; give a number from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +99,14 @@ def fit(known: Known) -> RoundCost | None:
     return RoundCost(y_mean - slope * x_mean, slope)
 
 
-def choose_sparsities(rule: RatesRule, sparsity: float, known: Mapping[str, Known]) -> dict[str, float]:
+def capability_sparsities(rule: RatesRule, sparsity: float, known: Mapping[str, Known]) -> dict[str, float]:
     """The sparsity of every device of `known`, which is all members, each at least `sparsity`, the run's.
 
-    "fixed": the run's. "capability": clip(1 - (τ - b_n) / s_n, sparsity, sparsity_max) in steps of 1/GRID for a device
-    with T_n > τ; the run's for the others, for one of which nothing is known, and for one without a usable slope: then
-    pruning further would cost accuracy and save no time (`SAVING_SHARE_MIN`).
+    clip(1 - (τ - b_n) / s_n, sparsity, sparsity_max) in steps of 1/GRID for a device with T_n > τ; the run's for the
+    others, for one of which nothing is known, and for one without a usable slope: then pruning further would cost
+    accuracy and save no time (`SAVING_SHARE_MIN`).
     """
     chosen = dict.fromkeys(known, sparsity)
-    if rule.policy == "fixed":
-        return chosen
     costs = {device: cost for device, points in known.items() if (cost := fit(points)) is not None}
     if not costs:
         return chosen
@@ -108,9 +115,33 @@ def choose_sparsities(rule: RatesRule, sparsity: float, known: Mapping[str, Know
         time_s = cost.at(sparsity)
         saved_s = cost.slope_s * (rule.sparsity_max - sparsity)
         if time_s > target_s and saved_s > 0.0 and saved_s >= SAVING_SHARE_MIN * time_s:
-            wanted = 1.0 - (target_s - cost.base_s) / cost.slope_s
-            chosen[device] = min(max(round(wanted * GRID) / GRID, sparsity), rule.sparsity_max)
+            chosen[device] = _clipped(rule, sparsity, 1.0 - (target_s - cost.base_s) / cost.slope_s)
     return chosen
+
+
+def contribution_sparsities(
+    rule: RatesRule, sparsity: float, weights: Mapping[str, float], members: Iterable[str]
+) -> dict[str, float]:
+    """The sparsity of every member, each at least `sparsity`, the run's.
+
+    clip(ᾱ + κ (r̄ - r_n) / max_m |r_m - r̄|, ᾱ, sparsity_max) in steps of 1/GRID, r of `weights` and r̄ their mean over
+    the members; the run's for a member without a weight yet, and for all where the weights are equal.
+    """
+    members = list(members)
+    known = {device: weights[device] for device in members if device in weights}
+    chosen = dict.fromkeys(members, sparsity)
+    mean = fmean(known.values()) if known else 0.0
+    furthest = max((abs(r - mean) for r in known.values()), default=0.0)
+    if furthest <= EQUAL_WEIGHTS * mean:
+        return chosen
+    for device, r in known.items():
+        chosen[device] = _clipped(rule, sparsity, sparsity + rule.kappa * (mean - r) / furthest)
+    return chosen
+
+
+def _clipped(rule: RatesRule, sparsity: float, wanted: float) -> float:
+    """On the grid, but never outside [sparsity, sparsity_max]."""
+    return min(max(round(wanted * GRID) / GRID, sparsity), rule.sparsity_max)
 
 
 def quantile(values: Iterable[float], share: float) -> float:

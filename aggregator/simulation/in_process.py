@@ -36,10 +36,10 @@ def run_in_process(
 ) -> InProcessRun:
     """Run every round with every device. `folder` takes the blobs and the artifact.
 
-    Raises UsageError for a policy of rates other than "fixed": such rates rest on the times of devices and a broker.
+    Raises UsageError for rates by capability, which rest on the times of devices on a broker.
     """
-    if settings.rates.policy != "fixed":
-        raise UsageError(f"rates by {settings.rates.policy} need devices on a broker: set [rates] policy to fixed.")
+    if settings.rates.policy == "capability":
+        raise UsageError("rates by capability need devices on a broker: choose another [rates] policy.")
     federation = Federation(settings, folder)
     chosen = open_engine(engine)
     federation.artifacts.for_engines([chosen.name])
@@ -47,9 +47,9 @@ def run_in_process(
     benches = {n: Workbench(chosen, artifact, d, threads=1, seed=settings.run.seed) for n, d in devices.items()}
     state, outcomes, update_bytes = federation.start(), [], 0
     for round_index in range(1, settings.rounds.count + 1):
-        assignments, _ = federation.assign(
-            state, "in-process", round_index, 0, {n: [chosen.name] for n in sorted(devices)}
-        )
+        engines = {n: [chosen.name] for n in sorted(devices)}
+        rates = federation.contribution_rates(state, sorted(devices))
+        assignments, _ = federation.assign(state, "in-process", round_index, 0, engines, rates)
         offers = {a.device: _train(benches[a.device], federation, a) for a in assignments}
         update_bytes += sum(o.size_bytes for o in offers.values())
         outcome = federation.close(state, round_index, offers, {a.device: a for a in assignments})

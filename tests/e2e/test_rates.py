@@ -16,7 +16,7 @@ from device_runtime.profile.record import Profile, encode_profile
 from device_runtime.store import BlobStore
 from device_runtime.wire.messages import Assignment
 from device_runtime.wire.tensors import decode_tensors
-from tests.e2e.harness import Fleet, espalier, fleet, wait_until
+from tests.e2e.harness import Fleet, espalier, fleet, params_bytes, undisturbed_bytes, wait_until
 from tests.profiles import make_case, make_profile
 
 pytestmark = pytest.mark.e2e
@@ -94,10 +94,9 @@ def test_a_profile_of_another_model_is_kept_not_used_and_told_of(tmp_path: Path,
         assert len(sparsities) == 1, "rounds of one sparsity give no slope"
 
 
-def test_an_open_round_with_masks_of_its_own_survives_kills_of_the_aggregator(
-    tmp_path: Path, mosquitto: Broker
-) -> None:
-    with fleet(OPTIONS, tmp_path / "run", mosquitto.port, rates=CAPABILITY) as run:
+def test_an_open_round_with_masks_of_its_own_survives_kills(tmp_path: Path, mosquitto: Broker) -> None:
+    long = msgspec.structs.replace(OPTIONS, training=TrainingSection(local_epochs=120))
+    with fleet(long, tmp_path / "run", mosquitto.port, rates=CAPABILITY) as run:
         make_slow(run, "device-02", slow_profile())
         run.start_all()
         opened = wait_until(
@@ -110,7 +109,7 @@ def test_an_open_round_with_masks_of_its_own_survives_kills_of_the_aggregator(
         assert before["device-01"].support_shas != before["device-02"].support_shas
         assert kept_count(run, before["device-02"]) < kept_count(run, before["device-01"])
         run.start("aggregator")
-        run.wait_for("update", device="device-01", verdict="accepted")
+        wait_until(lambda: (index, "device-01") in run.accepted(), 40, "the other device's update")
         run.end("aggregator", SIGKILL)  # once more, with one update accepted
         run.start("aggregator")
         run.end("device-02", SIGKILL)
@@ -129,3 +128,20 @@ def test_fixed_rates_are_the_default_and_ignore_a_profile(tmp_path: Path, mosqui
         run.start_all()
         run.finish()
         assert len({s for e in run.events("round_opened") for s in e["sparsities"]}) == 1
+
+
+def test_rates_by_contribution_end_with_the_same_bits_as_without_a_broker(tmp_path: Path, mosquitto: Broker) -> None:
+    """Weights rest on no clock, so neither do the sparsities: submodels of several sparsities keep the promise."""
+    options = msgspec.structs.replace(OPTIONS, devices=3, noise="pair:0.8@2", engine="auto")
+    rates: dict[str, object] = {"policy": "contribution", "kappa": 0.15}
+    with fleet(options, tmp_path / "run", mosquitto.port, rates=rates) as run:
+        expected = undisturbed_bytes(options, run.plan, tmp_path / "in-process")
+        run.start_all()
+        run.wait_for("round", round_index=2)
+        run.kill_and_restart("aggregator")
+        run.kill_and_restart("device-03")
+        run.finish()
+        assert params_bytes(run.folder) == expected
+        opened = {int(e["round_index"]): e["sparsities"] for e in run.events("round_opened")}
+    assert len(set(opened[1])) == 1, "nobody has contributed yet"
+    assert len(set(opened[options.rounds])) > 1

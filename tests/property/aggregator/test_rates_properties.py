@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aggregator.core.pruning import keep_counts, magnitude_masks, nested_masks
-from aggregator.core.rates import GRID, Known, Point, RatesRule, choose_sparsities, fit
+from aggregator.core.rates import GRID, Known, Point, RatesRule, capability_sparsities, contribution_sparsities, fit
 from aggregator.core.residuals import adopt_masks, start
 from tests.fakes import QUICK
 
@@ -23,7 +23,7 @@ layer_rules = st.sampled_from(["erk", "er", "uniform", "erk_sparsity"])
 @given(rules, st.floats(0.0, 0.99), known)
 def test_every_device_gets_a_sparsity_between_the_runs_and_the_most(rule, sparsity, devices):
     assume(rule.sparsity_max >= sparsity)
-    chosen = choose_sparsities(rule, sparsity, devices)
+    chosen = capability_sparsities(rule, sparsity, devices)
     assert set(chosen) == set(devices)
     for value in chosen.values():
         assert sparsity <= value <= rule.sparsity_max
@@ -35,11 +35,22 @@ def test_every_device_gets_a_sparsity_between_the_runs_and_the_most(rule, sparsi
 @given(rules, st.floats(0.0, 0.99), known)
 def test_only_devices_slower_than_another_are_pruned_further(rule, sparsity, devices):
     assume(rule.sparsity_max >= sparsity)
-    chosen = choose_sparsities(rule, sparsity, devices)
+    chosen = capability_sparsities(rule, sparsity, devices)
     times = {d: cost.at(sparsity) for d, k in devices.items() if (cost := fit(k)) is not None}
     for device, value in chosen.items():
         if value > sparsity:
             assert times[device] > min(times.values())
+
+
+@QUICK
+@given(rules, st.floats(0.0, 0.99), st.dictionaries(st.sampled_from("abcdef"), st.floats(0.0, 1.0)))
+def test_rates_by_contribution_keep_their_bounds_and_the_order_of_weights(rule, sparsity, weights):
+    assume(rule.sparsity_max >= sparsity)
+    chosen = contribution_sparsities(rule, sparsity, weights, "abcdef")
+    assert all(sparsity <= value <= rule.sparsity_max for value in chosen.values())
+    assert all(chosen[d] == sparsity for d in chosen if d not in weights)
+    by_weight = [chosen[d] for d in sorted(weights, key=weights.__getitem__)]
+    assert by_weight == sorted(by_weight, reverse=True)
 
 
 @QUICK

@@ -1,6 +1,8 @@
 """Pulling profiles: once, a few at a time, through silence; what is broken is told of once and left alone."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aggregator.core import profiles
 from aggregator.core.profiles import SILENCE_NS, SILENCES_MAX, KeepProfile, ProfileState
@@ -9,7 +11,7 @@ from device_runtime.wire import limits
 from device_runtime.wire.messages import BlobRef, Chunk, Get, Goodbye, Hello, Message
 from device_runtime.wire.support import sha256_hex
 from tests import fakes
-from tests.fakes import cut_chunk
+from tests.fakes import QUICK, cut_chunk
 
 PROFILE = bytes(range(250))
 
@@ -213,3 +215,29 @@ def test_messages_that_are_no_business_of_it_change_nothing():
     puller.waits(1)
     assert puller.state == before
     assert puller.asked == []
+
+
+@QUICK
+@given(st.lists(st.sampled_from(["answer", "lose", "twice", "reverse", "hello", "wait"]), max_size=40))
+def test_whatever_is_lost_or_doubled_the_profile_is_kept_once(steps):
+    puller = Puller()
+    puller.hears("pi-1", hello(profile=ref()))
+    for what in steps:
+        if what == "hello":
+            puller.hears("pi-1", hello(profile=ref()))
+            continue
+        if what == "wait":
+            puller.waits()
+            continue
+        indices = [index for _, get in puller.asked for index in get.indices]
+        puller.asked = []
+        order = {"answer": indices, "lose": [], "twice": indices * 2, "reverse": indices[::-1]}[what]
+        for index in order:
+            if chunk := cut_chunk(PROFILE, ref().sha, index):
+                puller.hears("pi-1", chunk)
+    for _ in range(SILENCES_MAX):  # from here on nothing is lost
+        puller.waits()
+        puller.hears("pi-1", hello(profile=ref()))
+        puller.answers("pi-1")
+    assert puller.kept == [("pi-1", PROFILE)]
+    assert puller.notes == []

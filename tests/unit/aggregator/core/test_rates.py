@@ -8,7 +8,8 @@ from aggregator.core.rates import (
     Point,
     RatesRule,
     RoundCost,
-    choose_sparsities,
+    capability_sparsities,
+    contribution_sparsities,
     fit,
     quantile,
 )
@@ -65,13 +66,13 @@ def test_a_quantile_lies_between_its_neighbours(share, value):
 def test_a_slow_device_gets_the_sparsity_at_which_it_takes_the_target_time():
     # T(0.8): fast 1 + 10*0.2 = 3, middle 3.5, slow 2 + 25*0.2 = 7. The median is 3.5; slow: 1 - (3.5 - 2)/25 = 0.94.
     known = {"fast": profiled(1, 10), "middle": profiled(1.5, 10), "slow": profiled(2, 25)}
-    assert choose_sparsities(CAPABILITY, RUN, known) == {"fast": 0.8, "middle": 0.8, "slow": 0.94}
+    assert capability_sparsities(CAPABILITY, RUN, known) == {"fast": 0.8, "middle": 0.8, "slow": 0.94}
 
 
 def test_the_target_of_two_lies_between_them():
     # T(0.8): 2 and 6, the target 4; slow: 1 - (4 - 2) / 20 = 0.9.
     known = {"fast": profiled(1, 5), "slow": profiled(2, 20)}
-    assert choose_sparsities(CAPABILITY, RUN, known) == {"fast": 0.8, "slow": 0.9}
+    assert capability_sparsities(CAPABILITY, RUN, known) == {"fast": 0.8, "slow": 0.9}
 
 
 def test_the_quantile_moves_the_target():
@@ -79,7 +80,7 @@ def test_the_quantile_moves_the_target():
     known = {"fast": profiled(1, 5), "slow": profiled(2, 20)}
     for share, slow in ((1.0, 0.8), (0.0, 0.95)):
         rule = RatesRule(policy="capability", quantile=share)
-        assert choose_sparsities(rule, RUN, known) == {"fast": 0.8, "slow": slow}
+        assert capability_sparsities(rule, RUN, known) == {"fast": 0.8, "slow": slow}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_the_quantile_moves_the_target():
     ids=["one sparsity", "flat", "falling", "within noise"],
 )
 def test_without_a_usable_slope_a_slow_device_stays_at_the_runs_sparsity(slow):
-    assert choose_sparsities(CAPABILITY, RUN, {"fast": profiled(1, 5), "slow": slow}) == {"fast": RUN, "slow": RUN}
+    assert capability_sparsities(CAPABILITY, RUN, {"fast": profiled(1, 5), "slow": slow}) == {"fast": RUN, "slow": RUN}
 
 
 def test_a_slope_counts_from_the_least_saving_on():
@@ -102,33 +103,49 @@ def test_a_slope_counts_from_the_least_saving_on():
         # T(0.8) = 10; saving s * 0.15 against the least, 5 % of 10: s = 10/3.
         s = slope * SAVING_SHARE_MIN * 10 / 0.15
         known = {"fast": profiled(1, 5), "slow": profiled(10 - 0.2 * s, s)}
-        assert (choose_sparsities(CAPABILITY, RUN, known)["slow"] > RUN) == is_pruned
+        assert (capability_sparsities(CAPABILITY, RUN, known)["slow"] > RUN) == is_pruned
 
 
 def test_a_device_of_which_nothing_is_known_stays_and_does_not_count_for_the_target():
     known = {"fast": profiled(1, 5), "new": Known(), "slow": profiled(2, 20)}
-    assert choose_sparsities(CAPABILITY, RUN, known) == {"fast": RUN, "new": RUN, "slow": 0.9}
-    assert choose_sparsities(CAPABILITY, RUN, {"new": Known()}) == {"new": RUN}
-    assert choose_sparsities(CAPABILITY, RUN, {"alone": profiled(2, 20)}) == {"alone": RUN}
+    assert capability_sparsities(CAPABILITY, RUN, known) == {"fast": RUN, "new": RUN, "slow": 0.9}
+    assert capability_sparsities(CAPABILITY, RUN, {"new": Known()}) == {"new": RUN}
+    assert capability_sparsities(CAPABILITY, RUN, {"alone": profiled(2, 20)}) == {"alone": RUN}
 
 
-def test_fixed_gives_everyone_the_runs_sparsity():
-    known = {"fast": profiled(1, 5), "slow": profiled(2, 20)}
-    assert choose_sparsities(RatesRule(), 0.805, known) == {"fast": 0.805, "slow": 0.805}
+CONTRIBUTION = RatesRule(policy="contribution", kappa=0.2)
+
+
+def test_the_lower_a_weight_lies_under_the_mean_the_sparser_its_device():
+    # The mean is 0.25, the furthest from it 0.2: 0.6 + 0.2 * (0.25 - r) / 0.2; above the mean the run's sparsity.
+    weights = {"a": 0.45, "b": 0.25, "c": 0.20, "d": 0.10}
+    chosen = contribution_sparsities(CONTRIBUTION, 0.6, weights, weights)
+    assert chosen == {"a": 0.6, "b": 0.6, "c": 0.65, "d": 0.75}
+
+
+def test_rates_by_contribution_are_clipped_and_a_new_member_gets_the_runs():
+    rule = RatesRule(policy="contribution", kappa=1.0, sparsity_max=0.9)
+    weights = {"a": 0.6, "b": 0.2, "gone": 0.2}
+    assert contribution_sparsities(rule, 0.6, weights, ["a", "b", "new"]) == {"a": 0.6, "b": 0.9, "new": 0.6}
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 1.0}, {"a": 0.5, "b": 0.5}, {"a": 1 / 3, "b": 1 / 3 + 1e-16}], ids=str)
+def test_without_a_difference_in_weight_everyone_gets_the_runs_sparsity(weights):
+    assert contribution_sparsities(CONTRIBUTION, 0.6, weights, ["a", "b"]) == {"a": 0.6, "b": 0.6}
 
 
 def test_steps_of_the_grid_do_not_leave_the_bounds():
     rule = RatesRule(policy="capability", sparsity_max=0.944, quantile=0.0)
     known = {"fast": profiled(1, 5), "slow": profiled(2, 20)}
-    assert choose_sparsities(rule, 0.8049, known) == {"fast": 0.8049, "slow": 0.944}
+    assert capability_sparsities(rule, 0.8049, known) == {"fast": 0.8049, "slow": 0.944}
     # T(0.8049) = 5.902 against 5.9: wanted is 0.805, on the grid 0.8 or 0.81, and never below the run's.
     close = {"fast": profiled(5.9, 0.0), "slow": profiled(2, 20)}
-    assert choose_sparsities(rule, 0.8049, close)["slow"] in (0.8049, 0.81)
+    assert capability_sparsities(rule, 0.8049, close)["slow"] in (0.8049, 0.81)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"policy": "psychic"}, {"sparsity_max": 1.0}, {"sparsity_max": -0.1}, {"quantile": 1.1}, {"quantile": -0.1}],
+    [{"policy": "psychic"}, *({n: v} for n in ("sparsity_max", "quantile", "kappa") for v in (-0.1, 1.1))],
     ids=str,
 )
 def test_wrong_settings_are_refused(wrong):
