@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from aggregator.core.rates import Known, Point
+from aggregator.core.rates import Known, Point, RoundTime
 from aggregator.profiles import CaseFacts, ProfileFacts
 from aggregator.results import RoundResult
-from device_runtime.wire.measurement import Measurement
+from device_runtime.wire.measurement import Measurement, Phase
 from device_runtime.wire.messages import Hello, Offer
 
 ROUNDS_OBSERVED_MAX = 20
@@ -25,7 +25,7 @@ class Trained:
 
 
 def known_of(
-    hello: Hello, engine: str, trained: Trained, profile: ProfileFacts | None, observed: tuple[Point, ...]
+    hello: Hello, engine: str, trained: Trained, profile: ProfileFacts | None, observed: tuple[RoundTime, ...]
 ) -> tuple[Known, str]:
     """All that is known of a device, and a sentence's end saying why its profile is not used, "" where it is.
 
@@ -61,26 +61,30 @@ def _fits(case: CaseFacts, engine: str, trained: Trained) -> bool:
 
 def observations(
     results: Iterable[RoundResult], offers: Iterable[tuple[int, Offer]], engines: Mapping[str, str]
-) -> dict[str, tuple[Point, ...]]:
+) -> dict[str, tuple[RoundTime, ...]]:
     """By device, what its accepted rounds took at their sparsity, on the engine it has now."""
     sparsities = {(r.round_index, d.name): d.sparsity for r in results for d in r.devices}
-    found: dict[str, list[Point]] = {}
+    found: dict[str, list[RoundTime]] = {}
     for round_index, offer in offers:
         sparsity = sparsities.get((round_index, offer.device))
-        seconds = round_seconds(offer.measurement)
-        if sparsity is None or seconds is None or offer.measurement.engine != engines.get(offer.device):
+        if sparsity is None or offer.measurement.engine != engines.get(offer.device):
             continue
-        found.setdefault(offer.device, []).append(Point(sparsity, seconds))
-    return {device: tuple(points) for device, points in found.items()}
+        if (time := round_time(offer.measurement, sparsity)) is not None:
+            found.setdefault(offer.device, []).append(time)
+    return {device: tuple(times) for device, times in found.items()}
 
 
-def round_seconds(measurement: Measurement) -> float | None:
-    """Download, load, train, serialise and the upload before, in seconds; None where training was not timed.
+def round_time(measurement: Measurement, sparsity: float) -> RoundTime | None:
+    """What a round took, in seconds; None where training was not timed.
 
-    A transfer that was not timed, such as the upload before the first, counts nothing.
+    A part that was not timed, such as the upload before the first, counts nothing. The upload before is of the round
+    before, so where the sparsity changes it lags by one round.
     """
     m = measurement
     if m.train.wall_ns.value is None:
         return None
-    phases = (m.download, m.load, m.train, m.serialise, m.upload_previous)
+    return RoundTime(sparsity, _seconds(m.load, m.train, m.serialise), _seconds(m.download, m.upload_previous))
+
+
+def _seconds(*phases: Phase) -> float:
     return sum(phase.wall_ns.value or 0 for phase in phases) / 1e9

@@ -38,7 +38,10 @@ def _read(path: Path) -> bytes:
     try:
         size_bytes = path.stat().st_size
         if size_bytes > PROFILE_BYTES_MAX:
-            raise UsageError(f"the profile {str(path)!r} has {size_bytes} bytes; {PROFILE_BYTES_MAX} may travel.")
+            raise UsageError(
+                f"the profile {str(path)!r} has {size_bytes} bytes; {PROFILE_BYTES_MAX} may travel: "
+                "profile fewer cases, or for fewer --seconds."
+            )
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"the profile {str(path)!r} cannot be read: {error.strerror or error}.") from error

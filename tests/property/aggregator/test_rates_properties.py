@@ -7,12 +7,27 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aggregator.core.pruning import keep_counts, magnitude_masks, nested_masks
-from aggregator.core.rates import GRID, Known, Point, RatesRule, capability_sparsities, contribution_sparsities, fit
+from aggregator.core.rates import (
+    GRID,
+    Known,
+    Point,
+    RatesRule,
+    RoundTime,
+    capability_sparsities,
+    contribution_sparsities,
+    fit,
+)
 from aggregator.core.residuals import adopt_masks, start
 from tests.fakes import QUICK
 
 points = st.lists(st.builds(Point, sparsity=st.floats(0.0, 0.999), seconds=st.floats(0.0, 1e6)), max_size=6).map(tuple)
-known = st.dictionaries(st.sampled_from("abcdef"), st.builds(Known, profiled=points, observed=points), max_size=6)
+times = st.lists(
+    st.builds(
+        RoundTime, sparsity=st.floats(0.0, 0.999), training_s=st.floats(0.0, 1e6), transfer_s=st.floats(0.0, 1e6)
+    ),
+    max_size=6,
+).map(tuple)
+known = st.dictionaries(st.sampled_from("abcdef"), st.builds(Known, profiled=points, observed=times), max_size=6)
 rules = st.builds(RatesRule, policy=st.just("capability"), sparsity_max=st.floats(0.0, 0.99), quantile=st.floats(0, 1))
 dims = st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple)
 models = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), dims, min_size=1)

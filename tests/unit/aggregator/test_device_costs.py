@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from aggregator.core.rates import Point
-from aggregator.device_costs import Trained, known_of, observations, round_seconds
+from aggregator.core.rates import Point, RoundTime
+from aggregator.device_costs import Trained, known_of, observations, round_time
 from aggregator.profiles import profile_facts
 from aggregator.results import DeviceRound, RoundResult
 from device_runtime.profile.record import encode_profile
@@ -65,7 +65,7 @@ def test_cases_of_another_engine_batch_or_verdict_are_no_points():
     ids=["emulated", "throttled", "no case", "another model", "another input", "another engine"],
 )
 def test_a_profile_that_says_nothing_of_this_run_is_not_used_and_that_is_said(facts, words):
-    observed = (Point(0.8, 1.0),)
+    observed = (RoundTime(0.8, 1.0, 0.0),)
     known, why = known_of(hello_of(facts), "portable", TRAINED, facts, observed)
     assert (known.profiled, known.observed, why) == ((), observed, words)
 
@@ -85,9 +85,11 @@ def test_a_round_took_its_transfers_and_its_training():
         fakes.measurement(), download=phase(1), load=phase(20), train=phase(300), serialise=phase(4000),
         upload_previous=phase(50_000),
     )  # fmt: skip
-    assert round_seconds(full) == pytest.approx(54.321)
-    assert round_seconds(msgspec.structs.replace(full, upload_previous=Phase(ABSENT, ABSENT))) == pytest.approx(4.321)
-    assert round_seconds(msgspec.structs.replace(full, train=Phase(ABSENT, ABSENT))) is None
+    nothing = Phase(ABSENT, ABSENT)
+    assert round_time(full, 0.8) == RoundTime(0.8, pytest.approx(4.32), pytest.approx(50.001))
+    first = msgspec.structs.replace(full, upload_previous=nothing)
+    assert round_time(first, 0.8) == RoundTime(0.8, pytest.approx(4.32), pytest.approx(0.001))
+    assert round_time(msgspec.structs.replace(full, train=nothing), 0.8) is None
 
 
 def test_rounds_are_observed_at_their_own_sparsity_and_on_the_present_engine():
@@ -99,5 +101,5 @@ def test_rounds_are_observed_at_their_own_sparsity_and_on_the_present_engine():
 
     offers = [(index, fakes.offer(fakes.assignment("pi-1", index))) for index in (1, 2, 3)]
     found = observations([result(1, 0.8), result(2, 0.9)], offers, {"pi-1": "fake"})
-    assert found == {"pi-1": (Point(0.8, 1e-5), Point(0.9, 1e-5))}, "round 3 has no result yet"
+    assert found == {"pi-1": (RoundTime(0.8, 1e-5, 0.0), RoundTime(0.9, 1e-5, 0.0))}, "round 3 has no result yet"
     assert observations([result(1, 0.8)], offers, {"pi-1": "another"}) == {}

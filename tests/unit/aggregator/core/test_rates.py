@@ -8,6 +8,7 @@ from aggregator.core.rates import (
     Point,
     RatesRule,
     RoundCost,
+    RoundTime,
     capability_sparsities,
     contribution_sparsities,
     fit,
@@ -37,8 +38,8 @@ def test_the_line_through_three_points_by_hand():
 
 
 def test_a_round_sets_the_level_and_the_profile_the_slope():
-    # The profile: s = 10. The round at 0.8 took 6 s where training alone would take 1 + 2 = 3: b = 6 - 10 * 0.2 = 4.
-    cost = fit(Known(profiled=line(1.0, 10.0, 0.0, 0.5, 0.9), observed=(Point(0.8, 6.0),)))
+    # The profile: s = 10. The round at 0.8 took 6 s where steps alone would take 1 + 2 = 3: b = 6 - 10 * 0.2 = 4.
+    cost = fit(Known(profiled=line(1.0, 10.0, 0.0, 0.5, 0.9), observed=(RoundTime(0.8, 6.0, 0.0),)))
     assert cost is not None
     assert (cost.base_s, cost.slope_s) == pytest.approx((4.0, 10.0))
 
@@ -46,16 +47,31 @@ def test_a_round_sets_the_level_and_the_profile_the_slope():
 def test_profile_and_rounds_share_the_slope_by_their_spread():
     # Profile x 1 and 0, slope 10, spread 0.5; rounds x 0.2 and 0.1, slope 50, spread 0.005:
     # s = (10*0.5 + 50*0.005) / 0.505; level 7.5 at x 0.15.
-    known = Known(profiled=(Point(0.0, 11.0), Point(1.0 - 1e-15, 1.0)), observed=(Point(0.8, 10.0), Point(0.9, 5.0)))
-    cost = fit(known)
+    rounds = (RoundTime(0.8, 10.0, 0.0), RoundTime(0.9, 5.0, 0.0))
+    cost = fit(Known(profiled=(Point(0.0, 11.0), Point(1.0 - 1e-15, 1.0)), observed=rounds))
     assert cost is not None
     assert cost.slope_s == pytest.approx(5.25 / 0.505)
     assert cost.at(0.85) == pytest.approx(7.5)
 
 
-def test_points_of_one_sparsity_have_a_level_and_no_slope():
-    assert fit(Known(observed=(Point(0.8, 2.0), Point(0.8, 4.0)))) == RoundCost(3.0, 0.0)
+def test_training_at_one_sparsity_has_a_level_and_no_slope():
+    cost = fit(Known(observed=(RoundTime(0.8, 2.0, 0.0), RoundTime(0.8, 4.0, 0.0))))
+    assert cost == RoundCost(3.0, 0.0)
     assert fit(Known()) is None
+
+
+def test_transfers_at_one_sparsity_are_taken_to_be_in_proportion_to_what_is_kept():
+    # 3 s of transfers for a density of 0.2: 15 s for all; training 2 s whatever is kept.
+    cost = fit(Known(observed=(RoundTime(0.8, 2.0, 3.0), RoundTime(0.8, 2.0, 3.0))))
+    assert cost is not None
+    assert (cost.base_s, cost.slope_s) == pytest.approx((2.0, 15.0))
+
+
+def test_transfers_at_two_sparsities_correct_that():
+    # 3 s at density 0.2, 2.5 s at 0.1: 5 s for all of it, and 2 s whatever is kept; training adds 2 s.
+    cost = fit(Known(observed=(RoundTime(0.8, 2.0, 3.0), RoundTime(0.9, 2.0, 2.5))))
+    assert cost is not None
+    assert (cost.base_s, cost.slope_s) == pytest.approx((4.0, 5.0))
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1.0), (0.25, 1.75), (0.5, 2.5), (0.75, 4.5), (1.0, 9.0)])
@@ -86,16 +102,26 @@ def test_the_quantile_moves_the_target():
 @pytest.mark.parametrize(
     "slow",
     [
-        Known(observed=(Point(0.8, 60.0),)),
+        Known(observed=(RoundTime(0.8, 60.0, 0.0),)),
+        # Transfers of 2 s that would fall in proportion: 1.5 s of 62 are noise.
+        Known(observed=(RoundTime(0.8, 60.0, 2.0),)),
+        # A link that waits, whatever it carries: known from two sparsities.
+        Known(observed=(RoundTime(0.8, 1.0, 60.0), RoundTime(0.9, 1.0, 60.0))),
         Known(profiled=line(60.0, 0.0, 0.0, 0.9)),
         Known(profiled=line(70.0, -5.0, 0.0, 0.9)),
         # The most that pruning from 0.8 to 0.95 can save is 0.15 s: of a round of 60 s that is noise.
         Known(profiled=line(60.0, 1.0, 0.0, 0.9)),
     ],
-    ids=["one sparsity", "flat", "falling", "within noise"],
+    ids=["one sparsity", "short transfers", "long waits", "flat", "falling", "within noise"],
 )
 def test_without_a_usable_slope_a_slow_device_stays_at_the_runs_sparsity(slow):
     assert capability_sparsities(CAPABILITY, RUN, {"fast": profiled(1, 5), "slow": slow}) == {"fast": RUN, "slow": RUN}
+
+
+def test_a_device_on_a_slow_link_is_pruned_further_without_a_profile():
+    # fast: 1 s; slow: 1 s and 4 s of transfers at density 0.2, T = 1 + 20 x. The target is 3: 1 - (3 - 1)/20 = 0.9.
+    known = {"fast": Known(observed=(RoundTime(0.8, 1.0, 0.0),)), "slow": Known(observed=(RoundTime(0.8, 1.0, 4.0),))}
+    assert capability_sparsities(CAPABILITY, RUN, known) == {"fast": RUN, "slow": 0.9}
 
 
 def test_a_slope_counts_from_the_least_saving_on():
