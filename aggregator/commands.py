@@ -55,7 +55,7 @@ def _print_line(kind: str, fields: dict[str, object]) -> None:
         typer.echo(f"{text}, {fields['bytes_up']} bytes up, {fields['wall_s']:.2f} s")
     elif kind == "note":
         typer.echo(str(fields["text"]))
-    elif kind in ("device_joined", "device_returned", "device_left", "refused", "finished"):
+    elif kind in ("device_joined", "device_returned", "device_left", "refused", "profile", "finished"):
         typer.echo(f"{kind.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in fields.items()))
 
 
@@ -97,23 +97,43 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
 
 @app.command()
 def rounds(folder: Folder, as_json: AsJson = False) -> None:
-    """The committed rounds: accuracies, devices, bytes, seconds."""
+    """The committed rounds: accuracies, devices and their sparsities, bytes, seconds."""
     from aggregator.inspection import round_rows
 
-    _show(round_rows(folder), "rounds", as_json)
+    rows = round_rows(folder)
+    _show(rows if as_json else [_with_span(row) for row in rows], "rounds", as_json)
+
+
+def _with_span(row: dict[str, object]) -> dict[str, object]:
+    """The row with one sparsity, or the span of several, for the two of --json."""
+    low, high = _cell(row["sparsity_lowest"]), _cell(row["sparsity_highest"])
+    span = {"sparsity": low if low == high else f"{low}-{high}"}
+    return {k: v for k, v in row.items() if not k.startswith("sparsity")} | span
 
 
 @app.command()
 def devices(folder: Folder, as_json: AsJson = False) -> None:
-    """Every device the run has seen: membership, samples, contribution, weight, cost (with --json: engines, bytes)."""
+    """Every device the run has seen: membership, samples, contribution, weight, sparsity, cost, profile (with
+    --json: engines, memory, bytes)."""
     from aggregator.inspection import device_rows
 
     rows = device_rows(folder)
-    shown = ("device", "member", "samples", "weight", "contribution", "step_ms_p50", "rss_mb_peak", "bytes_up")
+    shown = (
+        "device", "member", "samples", "weight", "contribution", "sparsity", "step_ms_p50", "bytes_up", "profile",
+    )  # fmt: skip
     _show(rows if as_json else [{name: row[name] for name in shown} for row in rows], "devices", as_json)
     for row in () if as_json else rows:
         if row["kept_back"]:
             typer.echo(f"{row['device']} keeps for itself: {row['kept_back']}")
+
+
+# Heads that let a table stand in 80 columns; --json has the full names.
+_HEADS = {
+    "round_index": "round",
+    "contribution": "ψ",
+    "sparsity": "α",  # noqa: RUF001
+    "step_ms_p50": "step ms",
+}
 
 
 def _show(rows: list[dict[str, object]], title: str, as_json: bool) -> None:
@@ -124,9 +144,10 @@ def _show(rows: list[dict[str, object]], title: str, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for i, name in enumerate(rows[0] if rows else ()):
-        table.add_column(name.replace("_", " "), no_wrap=i == 0, justify="left" if i == 0 else "right")
+        head = _HEADS.get(name, name.replace("_", " "))
+        table.add_column(head, no_wrap=i == 0, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console().print(table if rows else f"no {title} yet")

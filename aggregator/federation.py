@@ -3,7 +3,7 @@
 No MQTT and no clock: the service drives this over a broker, the in-process run of the benchmarks without one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import numpy as np
 from aggregator.artifacts import WRITERS, Artifacts, Writer
 from aggregator.core import contribution, residuals, topology
 from aggregator.core.averaging import Update, aggregate
-from aggregator.core.pruning import keep_counts, magnitude_masks
+from aggregator.core.pruning import keep_counts, magnitude_masks, nested_masks
+from aggregator.core.rates import contribution_sparsities
 from aggregator.evaluation import Evaluator, Score, StatisticsEstimator
 from aggregator.settings import Settings
 from aggregator.state import RunState
@@ -23,7 +24,7 @@ from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import RemoteWireError, UsageError
 from device_runtime.wire.manifest import Manifest
 from device_runtime.wire.messages import Assignment, Offer
-from device_runtime.wire.submodel import decode_kept, encode_kept, encode_supports
+from device_runtime.wire.submodel import decode_kept, decode_supports, encode_kept, encode_supports
 from device_runtime.wire.support import Kept, Support, cut
 from export.forward import batch_statistics, forward_with, parameterised_forward
 from export.optimizers import choose_optimizer
@@ -59,6 +60,7 @@ class Federation:
         self.parameters = parameter_table(self._model)
         self._shapes = {p.name: p.shape for p in self.parameters}
         self._supports: tuple[Mapping[str, np.ndarray], dict[str, Support]] | None = None
+        self._cut_supports: dict[str, dict[str, Support]] = {}  # of the round, by the support blob's SHA-256
         self._roles = {p.name: p.role for p in self.parameters}
         self._prunable = {p.name: p.shape for p in self.parameters if p.prunable}
         if not self._prunable:
@@ -145,55 +147,106 @@ class Federation:
             self._supports = (masks, found)
         return self._supports[1]
 
+    def contribution_rates(self, state: RunState, members: Iterable[str]) -> dict[str, float]:
+        """The sparsities of rates by contribution; nothing under another policy."""
+        rule = self.settings.rates_rule
+        if rule.policy != "contribution":
+            return {}
+        return contribution_sparsities(rule, self.settings.pruning.sparsity, state.contribution.weights, members)
+
     def assign(
-        self, state: RunState, run_id: str, round_index: int, attempt: int, engines: Mapping[str, Sequence[str]]
+        self,
+        state: RunState,
+        run_id: str,
+        round_index: int,
+        attempt: int,
+        engines: Mapping[str, Sequence[str]],
+        sparsities: Mapping[str, float] | None = None,
     ) -> tuple[tuple[Assignment, ...], int]:
         """The round's assignments, their blobs stored, and the most bytes an update of them can have.
 
         `engines` gives the engines of each device, best first: its artifact is for the first that can be served.
-        Raises EngineError when a device has none.
+        `sparsities` are of devices that are pruned further than the run; devices of one sparsity share their blobs.
+        Raises EngineError when a device has no engine that can be served.
         """
-        supports = self.supports(state)
-        kept = cut({n: state.model.theta[n] for n in supports}, supports)
-        params_sha = self.blobs.put(encode_kept(kept, lambda _: "fp32", lambda n: Draws(0, "unused", n)))
-        support_sha = self.blobs.put(encode_supports(supports))
+        of_run = self.settings.pruning.sparsity
+        chosen = {device: max((sparsities or {}).get(device, of_run), of_run) for device in engines}
+        if attempt == 0:
+            self._cut_supports = {}
+        cuts = {sparsity: self._cut(state, sparsity) for sparsity in dict.fromkeys(chosen.values())}
         assignments = tuple(
             Assignment(
                 id=f"{run_id}-{round_index}-{attempt}-{device}",
                 device=device,
                 model_version=round_index,
                 graph_sha=self.artifacts.for_engines(engines[device])[1].graph_sha,
-                params_sha=params_sha,
-                support_shas=(support_sha,),
+                params_sha=cuts[chosen[device]][0],
+                support_shas=(cuts[chosen[device]][1],),
                 hyper=self.settings.hyper,
                 ttl_s=self.settings.rounds.deadline_s * _TTL_DEADLINES,
             )
             for device in engines
         )
-        bytes_max = sum(4 * s.count + _TENSOR_BYTES for s in supports.values())
+        bytes_max = sum(4 * s.count + _TENSOR_BYTES for s in self.supports(state).values())
         return assignments, bytes_max
 
-    def check(self, state: RunState, offer: Offer, data: bytes) -> None:
-        """Raise RemoteWireError when an update does not fit the submodel of `state`, or is not finite.
+    def _cut(self, state: RunState, sparsity: float) -> tuple[str, str]:
+        """The submodel at this sparsity as two stored blobs: names of the parameters and of the supports."""
+        supports = self.supports(state)
+        if sparsity > self.settings.pruning.sparsity:
+            theta, layers = state.model.theta, self.settings.pruning.layers
+            nested = nested_masks(theta, state.model.masks, sparsity, layers)
+            supports = {n: Support.from_mask(nested[n]) if n in nested else s for n, s in supports.items()}
+        kept = cut({n: state.model.theta[n] for n in supports}, supports)
+        params_sha = self.blobs.put(encode_kept(kept, lambda _: "fp32", lambda n: Draws(0, "unused", n)))
+        support_sha = self.blobs.put(encode_supports(supports))
+        self._cut_supports[support_sha] = supports
+        return params_sha, support_sha
+
+    def assigned_supports(self, assignment: Assignment) -> dict[str, Support]:
+        """Where the submodel of an assignment sits, by its own blob, so that a restart changes nothing.
+
+        Raises UsageError when the blob is missing from the run folder.
+        """
+        sha = assignment.support_shas[0]
+        if sha not in self._cut_supports:
+            data = self.blobs.get(sha)
+            if data is None:
+                raise UsageError(f"the masks {sha[:12]} of {assignment.device} are missing from the run folder.")
+            self._cut_supports[sha] = decode_supports(data, self._shapes)
+        return self._cut_supports[sha]
+
+    def assigned_sparsity(self, assignment: Assignment) -> float:
+        """The share of the prunable weights that the submodel of an assignment lacks."""
+        supports = self.assigned_supports(assignment)
+        kept = sum(supports[name].count for name in self._prunable)
+        return 1 - kept / sum(int(np.prod(shape, dtype=np.int64)) for shape in self._prunable.values())
+
+    def check(self, assignment: Assignment, offer: Offer, data: bytes) -> None:
+        """Raise RemoteWireError when an update does not fit the submodel assigned, or is not finite.
 
         It holds every tensor but those that its offer keeps back, and those must be ones that it may lack.
         """
         if why := kept_back.fault(offer.kept_back, self.parameters):
             raise RemoteWireError(f"the offer keeps back what it may not: {why}")
-        decode_kept(data, kept_back.sent(self.supports(state), offer.kept_back))
+        decode_kept(data, kept_back.sent(self.assigned_supports(assignment), offer.kept_back))
         if offer.sample_count < 1:
             raise RemoteWireError("the update was trained on no samples")
 
-    def close(self, state: RunState, round_index: int, accepted: Mapping[str, Offer]) -> RoundOutcome:
-        """Aggregate the accepted updates, in order of device name, and choose the next masks."""
+    def close(
+        self, state: RunState, round_index: int, accepted: Mapping[str, Offer], assigned: Mapping[str, Assignment]
+    ) -> RoundOutcome:
+        """Aggregate the accepted updates, in order of device name, and choose the next masks.
+
+        `assigned` has the assignment that each of them answers.
+        """
         rule = self.settings.contribution_rule
-        supports = self.supports(state)
         known = self._with_members(rule, state.contribution, accepted)
 
         def updates() -> Iterator[Update]:
             for device in sorted(accepted):
                 offer = accepted[device]
-                yield Update(device, self._stored(offer, supports), offer.sample_count)
+                yield Update(device, self._stored(offer, self.assigned_supports(assigned[device])), offer.sample_count)
 
         averaged = aggregate(
             state.model.theta, known.weights, updates, self.settings.averaging_rule, self._roles,

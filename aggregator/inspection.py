@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from aggregator.ledger import Ledger
+from aggregator.profiles import read_kept
 from aggregator.results import RoundResult
 from aggregator.settings import Settings
 from device_runtime.wire.errors import UsageError
@@ -56,6 +57,8 @@ def round_rows(folder: Path) -> list[Row]:
             "accuracy_dense": r.accuracy_dense,
             "accuracy_sparse": r.accuracy_sparse,
             "devices": len(r.devices),
+            "sparsity_lowest": min((d.sparsity for d in r.devices), default=None),
+            "sparsity_highest": max((d.sparsity for d in r.devices), default=None),
             "bytes_up": r.bytes_up,
             "bytes_down": r.bytes_down,
             "wall_s": r.wall_s,
@@ -65,8 +68,12 @@ def round_rows(folder: Path) -> list[Row]:
 
 
 def device_rows(folder: Path) -> list[Row]:
-    """One row per device ever seen; weight and contribution are those of its last round."""
+    """One row per device ever seen; weight, contribution and sparsity are those of its last round.
+
+    `profile` is the verdict of the profile that the run keeps of it, None where there is none.
+    """
     ledger = _open(folder)
+    kept = read_kept(folder)
     last = {d.name: d for r in _results(ledger) for d in r.devices}
     traffic = ledger.traffic()
     rows: list[Row] = []
@@ -82,11 +89,13 @@ def device_rows(folder: Path) -> list[Row]:
                 "samples": hello.sample_count,
                 "weight": record.weight if record else None,
                 "contribution": record.contribution if record else None,
+                "sparsity": record.sparsity if record else None,
                 "step_ms_p50": record.step_ms_p50 if record else None,
                 "rss_mb_peak": record.rss_mb_peak if record else None,
                 "bytes_up": sum(up for up, _ in sent),
                 "bytes_down": sum(down for _, down in sent),
                 "kept_back": " ".join(record.kept_back) or None if record else None,
+                "profile": kept[hello.device].verdict if hello.device in kept else None,
                 "last_hello_utc": seen,
             }
         )

@@ -207,10 +207,21 @@ class Ledger:
         refused = frozenset(a.id for a, refusal in every if refusal is not None)
         return OpenedRound(round_index, row[0], row[1], tuple(latest.values()), accepted, receipts, refused)
 
-    def results(self) -> list[dict[str, object]]:
-        """The results of all committed rounds, in order."""
-        rows = self._db.execute("SELECT result FROM rounds WHERE result IS NOT NULL ORDER BY round_index")
+    def results(self, *, first: int = 1) -> list[dict[str, object]]:
+        """The results of all committed rounds from round `first` on, in order."""
+        rows = self._db.execute(
+            "SELECT result FROM rounds WHERE result IS NOT NULL AND round_index >= ? ORDER BY round_index", (first,)
+        )
         return [json.loads(row[0]) for row in rows]
+
+    def accepted_offers(self, *, first: int) -> list[tuple[int, Offer]]:
+        """Every accepted update's offer from round `first` on, with its round, by round and device."""
+        rows = self._db.execute(
+            "SELECT round_index, offer FROM updates WHERE verdict = 'accepted' AND round_index >= ? "
+            "ORDER BY round_index, device",
+            (first,),
+        )
+        return [(int(index), msgspec.msgpack.decode(offer, type=Offer)) for index, offer in rows]
 
     def traffic(self) -> dict[int, Traffic]:
         """Payload bytes up and down by round and device."""

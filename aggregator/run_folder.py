@@ -25,7 +25,7 @@ from device_runtime.store import write_atomic
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import encode_manifest
 from device_runtime.wire.measurement import Reading
-from device_runtime.wire.messages import Offer
+from device_runtime.wire.messages import Assignment, Offer
 from device_runtime.wire.submodel import encode_supports
 from device_runtime.wire.support import sha256_hex
 from device_runtime.wire.version import VERSION
@@ -52,7 +52,7 @@ def remember_settings(ledger: Ledger, folder: Path, settings: Settings) -> None:
     now = _flat(msgspec.to_builtins(settings))
     stored = ledger.setting("settings")
     if stored is not None and ledger.begun():
-        before = _flat(msgspec.json.decode(stored))
+        before = _flat(msgspec.to_builtins(_stored_settings(stored)))
         for key in sorted(now):
             if not key.startswith(_MAY_CHANGE) and before.get(key) != now[key]:
                 raise UsageError(
@@ -61,6 +61,14 @@ def remember_settings(ledger: Ledger, folder: Path, settings: Settings) -> None:
                 )
     ledger.set_setting("settings", msgspec.json.encode(settings).decode())
     write_atomic(folder / "settings.json", msgspec.json.format(msgspec.json.encode(settings), indent=1))
+
+
+def _stored_settings(stored: str) -> Settings:
+    """Settings of a run begun before there was a section have that section's defaults."""
+    try:
+        return msgspec.json.decode(stored, type=Settings)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the run was begun by another version, with other settings ({error}).") from error
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:
@@ -73,15 +81,18 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
 
 
 def device_rounds(
-    federation: Federation, before: RunState, accepted: Mapping[str, Offer], outcome: RoundOutcome
+    federation: Federation,
+    assigned: Mapping[str, Assignment],
+    accepted: Mapping[str, Offer],
+    outcome: RoundOutcome,
 ) -> list[DeviceRound]:
-    """One record per device of a round, from its offer's measurement."""
-    supports = federation.supports(before)
-    kept = sum(s.count for s in supports.values() if s.kind == "mask")
-    dense = sum(m.size for m in before.model.masks.values())
+    """One record per device of a round, from its offer's measurement and its assignment's masks."""
     return [
         _device_round(
-            offer, outcome.state.contribution.weights[device], outcome.scores[device], sparsity=1 - kept / dense
+            offer,
+            outcome.state.contribution.weights[device],
+            outcome.scores[device],
+            sparsity=federation.assigned_sparsity(assigned[device]),
         )
         for device, offer in sorted(accepted.items())
     ]

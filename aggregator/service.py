@@ -10,11 +10,14 @@ from pathlib import Path
 
 import msgspec
 
+from aggregator.core import profiles, rounds
 from aggregator.core import round_events as events
-from aggregator.core import rounds
+from aggregator.core.profiles import ProfileState
 from aggregator.core.rounds import RoundState
+from aggregator.device_rates import DeviceRates
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger, Traffic
+from aggregator.profiles import KeptProfiles
 from aggregator.results import UPLOADED_BY_NOBODY, RoundResult, uploaded_by_nobody
 from aggregator.run_folder import (
     device_rounds,
@@ -29,7 +32,7 @@ from aggregator.state import RunState, decode_state, encode_state
 from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
 from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.errors import EngineError, RemoteWireError, UsageError
-from device_runtime.wire.messages import Message, Offer, Receipt, RollCall, Verdict
+from device_runtime.wire.messages import Assignment, Message, Offer, Receipt, RollCall, Verdict
 from device_runtime.wire.topics import all_topic, device_of, down_topic, up_filter
 
 TICK_S = 0.25
@@ -60,6 +63,9 @@ class Aggregator:
         remember_settings(self._ledger, self._folder, settings)
         self._run_id = new_run_id(self._ledger)
         self._blobs = self._federation.blobs
+        self._kept = KeptProfiles(self._folder)
+        self._rates = DeviceRates(settings, self._federation)
+        self._profiles = ProfileState(settled={device: facts.sha for device, facts in self._kept.facts.items()})
         self._traffic: Traffic = {}
         self._flush_due = 0.0
         self._wall_start = time.monotonic()
@@ -111,6 +117,7 @@ class Aggregator:
                     self._handle(self._inbox.get(timeout=TICK_S))
                 except queue.Empty:
                     self._step(events.Tick())
+                    self._pull(profiles.tick(self._profiles, time.monotonic_ns()))
                 self._flush_traffic()
             return self._finished_at is not None
         finally:
@@ -148,6 +155,27 @@ class Aggregator:
             log.warning("ignored a message: %s", error)
             return
         self._step(events.Heard(device, message))
+        if self._finished_at is None:
+            self._pull(profiles.heard(self._profiles, device, message, time.monotonic_ns()))
+
+    def _pull(self, step: profiles.Step) -> None:
+        """Carry out what the pulling of profiles asks for."""
+        self._profiles, commands = step
+        for command in commands:
+            match command:
+                case profiles.KeepProfile(device, data):
+                    self._keep_profile(device, data)
+                case events.Send() | events.Note():
+                    self._carry_out(command)
+
+    def _keep_profile(self, device: str, data: bytes) -> None:
+        """A profile that is none, or that the disk does not take, is told of and costs no round."""
+        try:
+            facts = self._kept.keep(device, data)
+        except UsageError as error:
+            self._book(events.Note(f"the profile of {device} is ignored: {str(error)[:300]}"))
+            return
+        self._report("profile", {"device": device, "verdict": facts.verdict, "bytes": len(data)})
 
     def _step(self, event: events.Event) -> None:
         self._state, commands = rounds.step(self._state, event, time.monotonic_ns())
@@ -223,12 +251,30 @@ class Aggregator:
 
     def _open(self, command: events.OpenRound) -> None:
         self._wall_start = time.monotonic()
+        servable = self._servable(command.devices)
         assignments, bytes_max = self._federation.assign(
-            self._run_state, self._run_id, command.round_index, command.attempt, self._servable(command.devices)
+            self._run_state, self._run_id, command.round_index, command.attempt, servable, self._sparsities()
         )
         self._ledger.open_round(command.round_index, command.attempt, bytes_max, assignments)
-        self._report("round_opened", {"round_index": command.round_index, "devices": [a.device for a in assignments]})
+        self._report(
+            "round_opened",
+            {
+                "round_index": command.round_index,
+                "devices": [a.device for a in assignments],
+                "sparsities": [self._federation.assigned_sparsity(a) for a in assignments],
+            },
+        )
         self._step(events.Opened(assignments, bytes_max))
+
+    def _sparsities(self) -> dict[str, float]:
+        """By the policy of rates, the sparsity of every member; nothing where each gets the run's."""
+        if self._settings.rates.policy != "capability":
+            return self._federation.contribution_rates(self._run_state, self._state.members)
+        hellos = {device: member.hello for device, member in self._state.members.items()}
+        chosen, notes = self._rates.choose(self._ledger, hellos, self._kept.facts, self._state.round_index)
+        for text in notes:
+            self._book(events.Note(text))
+        return chosen
 
     def _servable(self, devices: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         """The engines of the devices for which an artifact can be made; the others are told of and left out."""
@@ -248,7 +294,7 @@ class Aggregator:
 
     def _check(self, offer: Offer, data: bytes) -> None:
         try:
-            self._federation.check(self._run_state, offer, data)
+            self._federation.check(self._state.tasks[offer.device].assignment, offer, data)
         except RemoteWireError as error:
             self._verdict(offer, "rejected", str(error))
             return
@@ -272,17 +318,23 @@ class Aggregator:
 
     def _close(self, round_index: int) -> None:
         accepted = {d: t.offer for d, t in self._state.tasks.items() if t.status == "accepted" and t.offer is not None}
-        outcome = self._federation.close(self._run_state, round_index, accepted)
-        self._commit(round_index, accepted, outcome)
+        assigned = {d: self._state.tasks[d].assignment for d in accepted}
+        outcome = self._federation.close(self._run_state, round_index, accepted, assigned)
+        self._commit(round_index, accepted, assigned, outcome)
         self._report("round_closed", {"round_index": round_index})
         last = round_index >= self._settings.rounds.count
         self._step(events.Closed())
         if last:
             self._finish()
 
-    def _commit(self, round_index: int, accepted: dict[str, Offer], outcome: RoundOutcome) -> None:
+    def _commit(
+        self,
+        round_index: int,
+        accepted: dict[str, Offer],
+        assigned: dict[str, Assignment],
+        outcome: RoundOutcome,
+    ) -> None:
         """State to disk, then the ledger's row that makes it count, then what nobody needs any more goes."""
-        before = self._run_state
         state_sha = self._blobs.put(encode_state(outcome.state))
         self._ledger.add_traffic(round_index, self._take_traffic())
         traffic = self._ledger.traffic().get(round_index, {})
@@ -294,7 +346,7 @@ class Aggregator:
             bytes_up=sum(up for up, _ in traffic.values()),
             bytes_down=sum(down for _, down in traffic.values()),
             wall_s=time.monotonic() - self._wall_start,
-            devices=device_rounds(self._federation, before, accepted, outcome),
+            devices=device_rounds(self._federation, assigned, accepted, outcome),
         )
         if round_index >= self._settings.rounds.count:
             save_model(self._folder, round_index, self._federation, outcome)

@@ -8,6 +8,7 @@ from aggregator.core.averaging import AveragingRule, Coverage
 from aggregator.core.averaging import Step as ServerStep
 from aggregator.core.contribution import ContributionRule, ScoreScale, Weighting
 from aggregator.core.pruning import LayerRule, keep_counts
+from aggregator.core.rates import RatePolicy, RatesRule
 from aggregator.core.residuals import ResidualPolicy
 from aggregator.core.rounds import RoundRules
 from aggregator.core.topology import Between, GrowValue, Kind, TopologyRule, end_round_of
@@ -87,6 +88,15 @@ class ContributionSection(Section, frozen=True):
     step: ServerStep = "raw"
 
 
+class RatesSection(Section, frozen=True):
+    """How sparse each device's submodel is, beyond the run's sparsity."""
+
+    policy: RatePolicy = "fixed"
+    sparsity_max: float = 0.95
+    quantile: float = 0.5
+    kappa: float = 0.2
+
+
 class RoundsSection(Section, frozen=True):
     """How many rounds, with how many devices, and how long a round waits."""
 
@@ -108,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     training: TrainingSection = TrainingSection()
     pruning: PruningSection = PruningSection()
     contribution: ContributionSection = ContributionSection()
+    rates: RatesSection = RatesSection()
     rounds: RoundsSection = RoundsSection()
 
     @property
@@ -161,6 +172,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """How updates are averaged."""
         return AveragingRule(coverage=self.contribution.coverage, step=self.contribution.step)
 
+    @property
+    def rates_rule(self) -> RatesRule:
+        """How sparse each device's submodel is."""
+        r = self.rates
+        return RatesRule(r.policy, r.sparsity_max, r.quantile, r.kappa)
+
 
 def load_settings(path: Path, text: str) -> Settings:
     """Settings from the text of `path`, checked. Raises UsageError naming the file and the key."""
@@ -178,6 +195,11 @@ def check_settings(settings: Settings) -> None:
     check_link(settings.link, "the run's settings")
     keep_counts({"weight": (10, 10)}, settings.pruning.sparsity, "uniform")
     _ = settings.topology_rule, settings.contribution_rule, settings.averaging_rule
+    if settings.rates_rule.policy != "fixed" and settings.rates.sparsity_max < settings.pruning.sparsity:
+        raise UsageError(
+            f"[rates] sparsity_max is {settings.rates.sparsity_max}, below [pruning] sparsity "
+            f"{settings.pruning.sparsity}: devices are only ever pruned further."
+        )
     for section, key, value, least in (
         ("rounds", "count", settings.rounds.count, 1),
         ("rounds", "devices_min", settings.rounds.devices_min, 1),

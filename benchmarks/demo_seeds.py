@@ -38,6 +38,7 @@ VARIANTS: Mapping[str, dict[str, object]] = {
     "residual keep": {"pruning": {"residual": "keep"}},
     "residual zero": {"pruning": {"residual": "zero"}},
     "topology static": {"pruning": {"topology": "static"}},
+    "rates by contribution": {"rates": {"policy": "contribution", "kappa": 0.15}},
     "dense": {"pruning": {"sparsity": 0.0, "topology": "static"}},
 }
 

@@ -142,7 +142,7 @@ class SpoolUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Publish the chunks that the aggregator asked for, from the spool."""
+    """Publish the chunks that the aggregator asked for, from the spool or of the profile."""
 
     get: Get
 
@@ -203,7 +203,9 @@ def _received(state: AgentState, message: Message, now_ns: int) -> Step:
         case Chunk():
             return _chunk(state, message, now_ns)
         case Get():
-            return replace(state, retry_due_ns=now_ns + SILENCE_NS), [Serve(message)]
+            # Whoever pulls the update has heard the offer; a pull of the profile says nothing of it.
+            pulled = state.offer is not None and message.sha == state.offer.update_sha
+            return replace(state, retry_due_ns=now_ns + SILENCE_NS) if pulled else state, [Serve(message)]
         case Receipt():
             return _receipt(state, message)
         case Release():

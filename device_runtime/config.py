@@ -22,6 +22,8 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """All of a device. `folder` holds its cache and spool; `threads` 0: what the board's file says, else all cores.
 
     personal: tensors that it keeps for itself and never uploads, "last" for the last layer, or names of parameters.
+    profile: a record of `espalier device profile --json`, offered to the aggregator; empty: `folder`/profile.json,
+    where there is one.
     """
 
     name: str
@@ -32,6 +34,7 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     threads: int = 1
     leave_when_released: bool = True
     personal: Choice = ()
+    profile: str = ""
 
 
 def load_device_settings(path: Path) -> DeviceSettings:

@@ -18,6 +18,7 @@ from device_runtime.engines import available_engines, open_engine
 from device_runtime.heart import Heart
 from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
 from device_runtime.metering.phases import SpanTimer
+from device_runtime.offered_profile import offered_profile
 from device_runtime.personal_file import PersonalFiles
 from device_runtime.store import BlobStore, write_atomic
 from device_runtime.threads import training_threads
@@ -67,6 +68,7 @@ class Device:
         engines = available_engines() if settings.engine == "auto" else (best,)
         self._bench: tuple[str, Workbench] | None = None
         self._download, self._upload = SpanTimer(), SpanTimer()
+        self._profile = offered_profile(settings, self._blobs)
         session = secrets.token_hex(8)
         hello = Hello(
             device=settings.name,
@@ -74,6 +76,7 @@ class Device:
             engines=engines,
             sample_count=len(self._data),
             version=VERSION,
+            profile=self._profile,
         )
         self._state = AgentState(hello=hello, leave_when_released=settings.leave_when_released)
         self._inbox = make_inbox()
@@ -203,7 +206,9 @@ class Device:
     def _serve(self, get: Get) -> None:
         """From the spool on disk, not from the agent's memory: the offer may be one of an earlier life."""
         offer = self._read_spool()
-        for index in get.indices if offer is not None and offer.update_sha == get.sha else ():
+        open_shas = {offer.update_sha} if offer is not None else set()
+        open_shas |= {self._profile.sha} if self._profile is not None else set()
+        for index in get.indices if get.sha in open_shas else ():
             chunk = self._blobs.chunk(get.sha, index)
             if chunk is not None:
                 self._publish(chunk)
@@ -224,14 +229,16 @@ class Device:
         return offer if self._blobs.get(offer.update_sha) else None
 
     def _unspool(self, assignment_id: str) -> None:
-        """Forget a receipted update and every blob that the present assignment does not need."""
+        """Forget a receipted update and every blob but the profile and what the present assignment needs."""
         if self._spooled(assignment_id) is not None:
             self._spool.unlink(missing_ok=True)
         current = self._state.assignment
         if current is not None:
-            keep = (current.graph_sha, current.params_sha, *current.support_shas)
+            keep = {current.graph_sha, current.params_sha, *current.support_shas}
             offer = self._state.offer
-            self._blobs.keep_only((*keep, offer.update_sha) if offer else keep)
+            keep |= {offer.update_sha} if offer is not None else set()
+            keep |= {self._profile.sha} if self._profile is not None else set()
+            self._blobs.keep_only(keep)
 
     # --- the worker thread ------------------------------------------------------------------------------------
 

@@ -98,6 +98,22 @@ def magnitude_masks(params: Params, counts: Mapping[str, int]) -> dict[str, Mask
     return score_masks({name: np.abs(params[name]) for name in counts}, counts)
 
 
+def nested_masks(params: Params, masks: Mapping[str, Mask], sparsity: float, rule: LayerRule) -> dict[str, Mask]:
+    """Masks inside `masks`, for a device that is pruned further: per layer the largest |w| among the kept.
+
+    A layer keeps min(keep_counts(sparsity), what its mask keeps): a layer rule may give a small layer more at a higher
+    sparsity by rounding, and the run's mask bounds every submodel. Ties by flat index. Errors as `magnitude_masks`.
+    """
+    counts = keep_counts({name: mask.shape for name, mask in masks.items()}, sparsity, rule)
+    # Kept weights score |w| >= 0, the others -1, so that a kept zero still goes before anything off the mask.
+    return {
+        name: largest(
+            np.where(mask, np.abs(params[name]), np.float32(-1.0)), min(counts[name], int(np.count_nonzero(mask)))
+        )
+        for name, mask in masks.items()
+    }
+
+
 def _sizes(shapes: Shapes, sparsity: float) -> dict[str, int]:
     """Element counts by name, after checking what every public function requires."""
     if not 0.0 <= sparsity < 1.0:

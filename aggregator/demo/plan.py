@@ -12,6 +12,7 @@ from aggregator.settings import (
     ContributionSection,
     ModelSection,
     PruningSection,
+    RatesSection,
     RoundsSection,
     RunSection,
     Section,
@@ -64,6 +65,7 @@ class Options(Section, frozen=True):
     training: TrainingSection = TrainingSection()
     pruning: PruningSection = PruningSection()
     contribution: ContributionSection = ContributionSection()
+    rates: RatesSection = RatesSection()
 
 
 def device_name(number: int) -> str:
@@ -89,6 +91,7 @@ def make_plan(options: Options, folder: Path) -> Plan:
         training=options.training,
         pruning=options.pruning,
         contribution=options.contribution,
+        rates=options.rates,
         rounds=RoundsSection(
             count=options.rounds, devices_min=options.devices, quorum=options.devices, deadline_s=options.deadline_s
         ),

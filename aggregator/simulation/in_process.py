@@ -16,6 +16,7 @@ from device_runtime.data import LocalData
 from device_runtime.engines import open_engine
 from device_runtime.personal import Choice, Personal, personal_names
 from device_runtime.training import Traffic, Workbench
+from device_runtime.wire.errors import UsageError
 from device_runtime.wire.measurement import NO_PHASE
 from device_runtime.wire.messages import Assignment, Offer
 from device_runtime.wire.support import FloatArray, sha256_hex
@@ -43,7 +44,10 @@ def run_in_process(
     """Run every round with every device. `folder` takes the blobs and the artifact.
 
     personal: by device, what it keeps for itself, as in its settings.
+    Raises UsageError for rates by capability, which rest on the times of devices on a broker.
     """
+    if settings.rates.policy == "capability":
+        raise UsageError("rates by capability need devices on a broker: choose another [rates] policy.")
     federation = Federation(settings, folder)
     chosen = open_engine(engine)
     federation.artifacts.for_engines([chosen.name])
@@ -52,12 +56,12 @@ def run_in_process(
     own = {n: Personal(personal_names(personal.get(n, ()), bench.manifest)) for n, bench in benches.items()}
     state, outcomes, update_bytes = federation.start(), [], 0
     for round_index in range(1, settings.rounds.count + 1):
-        assignments, _ = federation.assign(
-            state, "in-process", round_index, 0, {n: [chosen.name] for n in sorted(devices)}
-        )
+        engines = {n: [chosen.name] for n in sorted(devices)}
+        rates = federation.contribution_rates(state, sorted(devices))
+        assignments, _ = federation.assign(state, "in-process", round_index, 0, engines, rates)
         offers = {a.device: _train(benches[a.device], federation, a, own) for a in assignments}
         update_bytes += sum(o.size_bytes for o in offers.values())
-        outcome = federation.close(state, round_index, offers)
+        outcome = federation.close(state, round_index, offers, {a.device: a for a in assignments})
         state = outcome.state
         outcomes.append(outcome)
         federation.blobs.keep_only(federation.artifacts.shas)

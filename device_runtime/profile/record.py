@@ -33,8 +33,16 @@ class Value(_Strict, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if (self.value is None) != (self.source == "absent"):
             raise ValueError("a value is a number exactly when it is not absent")
-        if self.value is not None and not math.isfinite(self.value):
+        if self.value is not None and not _is_finite(self.value):
             raise ValueError("a value is a finite number")
+
+
+def _is_finite(value: float | int) -> bool:
+    """Whether a float can hold it: JSON knows integers of any length."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def absent(unit: str, reason: str) -> Value:
@@ -342,10 +350,17 @@ def encode_profile(profile: Profile) -> bytes:
 def read_profile(path: Path) -> Profile:
     """The profile in a JSON file. Raises UsageError naming the file, and what is wrong with it."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Profile)
+        data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"the profile {str(path)!r} cannot be read: {error.strerror or error}.") from error
+    return decode_profile(data, repr(str(path)))
+
+
+def decode_profile(data: bytes, source: str) -> Profile:
+    """The profile in the bytes of a file. Raises UsageError naming `source`, and what is wrong with it."""
+    try:
+        return msgspec.json.decode(data, type=Profile)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(
-            f"{str(path)!r} is no profile of version 1 ({error}): make one with 'espalier device profile --json FILE'."
+            f"{source} is no profile of version 1 ({error}): make one with 'espalier device profile --json FILE'."
         ) from error

@@ -32,3 +32,8 @@ DEVICE_COUNT_MAX: Final = 10_000
 SAMPLE_COUNT_MAX: Final = 100_000_000
 ROUND_COUNT_MAX: Final = 1_000_000
 INBOX_COUNT_MAX: Final = 4096
+
+# The record of a profile run with all raw samples; ten cases of a model with steps of a millisecond have 5 MB.
+PROFILE_BYTES_MAX: Final = 16 * MIB
+# So many are pulled at a time: what is under way is held in memory.
+PROFILE_PULLS_MAX: Final = 2

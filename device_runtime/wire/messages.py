@@ -30,14 +30,25 @@ AssignmentId = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,160}\Z")]
 Verdict = Literal["accepted", "rejected", "late"]
 
 
-class Hello(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A device is here (also its heartbeat). `session` is new with every start of the process."""
+class BlobRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A blob that the other end may pull, and its size."""
+
+    sha: Sha
+    size_bytes: Annotated[int, Meta(ge=0, le=limits.BLOB_BYTES_MAX)]
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A device is here (also its heartbeat). `session` is new with every start of the process.
+
+    `profile`: the record of a profile run on this board; without one the field does not travel.
+    """
 
     device: Name
     session: Name
     engines: Engines
     sample_count: Count
     version: Annotated[str, Meta(max_length=63)]
+    profile: BlobRef | None = None
 
 
 class Goodbye(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,11 +2,12 @@
 
 import struct
 
+import msgspec
 import numpy as np
 import pytest
 
 from device_runtime.wire.envelope import decode_message, encode_message
-from device_runtime.wire.messages import MESSAGE_TYPES
+from device_runtime.wire.messages import MESSAGE_TYPES, BlobRef, Hello
 from device_runtime.wire.submodel import decode_kept, decode_supports
 from device_runtime.wire.support import sha256_hex
 from device_runtime.wire.tensors import decode_files, decode_tensors
@@ -44,6 +45,16 @@ def test_an_envelope_byte_by_byte():
         b"\x84\xa8protocol\x01\xacpayload_type\xa8RollCall\xa7payload\xc4" + bytes([len(payload)]) + payload
         + b"\xaasignatures\x90"
     )  # fmt: skip
+
+
+def test_a_hello_with_a_profile_is_the_recorded_one_and_a_field_more():
+    hello = MESSAGES["Hello"]
+    profile = BlobRef(sha=sha256_hex(b"profile"), size_bytes=7)
+    plain, with_profile = (msgspec.msgpack.encode(h) for h in (hello, msgspec.structs.replace(hello, profile=profile)))
+    assert plain in read_vector("message_Hello")
+    assert (plain[0], with_profile[0]) == (0x85, 0x86)  # maps of 5 and 6
+    assert with_profile[1:].startswith(plain[1:] + b"\xa7profile\x82\xa3sha\xd9\x40")
+    assert msgspec.msgpack.decode(with_profile, type=Hello).profile == profile
 
 
 @pytest.mark.parametrize("value_type", ["fp32", "fp16", "int8"])

@@ -192,3 +192,24 @@ def test_an_interrupted_write_leaves_nothing_behind(ledger, path):
     assert reopened(path).opened_round(1) is None
     ledger.open_round(1, 0, 500, (A,))
     assert reopened(path).opened_round(1).assignments == (A,)
+
+
+def test_accepted_offers_are_given_from_a_round_on_by_round_and_device(ledger, path):
+    for index, device, verdict in (
+        (1, "b", "accepted"),
+        (2, "b", "accepted"),
+        (2, "a", "accepted"),
+        (2, "c", "rejected"),
+    ):
+        offer = fakes.offer(fakes.assignment(device, index))
+        ledger.record_update(index, offer, receipt(offer, verdict), {})
+    found = [(index, offer.device) for index, offer in reopened(path).accepted_offers(first=2)]
+    assert found == [(2, "a"), (2, "b")]
+    assert len(reopened(path).accepted_offers(first=1)) == 3
+
+
+def test_results_are_given_from_a_round_on(ledger, path):
+    for index in (1, 2, 3):
+        ledger.open_round(index, 0, 500, ())
+        ledger.commit_round(index, "ab", {"round_index": index}, {})
+    assert reopened(path).results(first=2) == [{"round_index": 2}, {"round_index": 3}]

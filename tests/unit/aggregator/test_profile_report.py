@@ -11,11 +11,9 @@ from aggregator.profile_comparison import case_rows, entries, left_out, medians,
 from aggregator.profile_report import profiles_html, profiles_html_of_one
 from aggregator.report_commands import app
 from device_runtime.profile import record
-from device_runtime.profile.record import Value, absent, derived, encode_profile, measured
+from device_runtime.profile.record import Value, derived, encode_profile, measured
 from device_runtime.wire.errors import UsageError
-
-NONE = absent("B", "not given")
-NO_PHASE = record.Phase(source="absent", note="offline")
+from tests.profiles import NONE, make_case, make_profile
 
 
 def _layer(name, part, ms, flops=1_000_000, intensity=4.0):
@@ -55,81 +53,16 @@ def _layers(count=20):
     )
 
 
-def _case(engine="portable", sparsity=0.0, kind="valid", ms=10.0, layers=None, joules=NONE):
-    ns = int(ms * 1e6)
-    one = measured(1, "ns")
-    repeat = record.Repeat(
-        step_ns=(ns,) * 10, wall_ns=10 * ns, cpu_ns=10 * ns, cooled_seconds=0.0,
-        temperature_start=NONE, temperature_end=NONE, frequency_start=NONE, frequency_end=NONE,
-        events=(), others=NONE, stolen=NONE, energy=NONE, counters={},
-    )  # fmt: skip
-    return record.Case(
-        engine=engine,
-        engine_version="1",
-        artifact_sha="ab",
-        sparsity=sparsity,
-        kept_count=10,
-        prunable_count=100,
-        threads=1,
-        batch=32,
-        cold=record.Cold(import_engine=one, open=one, load=one, first_step=one),
-        warm_up=record.WarmUp(steps=10, seconds=1.0, is_stable=True),
-        download=NO_PHASE,
-        load=NO_PHASE,
-        serialise=NO_PHASE,
-        upload=NO_PHASE,
-        step=record.Distribution(count=30, min=ns, p50=ns, p90=ns + 1000, p99=ns + 9000, mad=10),
-        repeats=(repeat,) * 3,
-        spread=derived(0.01, "1"),
-        steps_per_second=derived(1e9 / ns, "1/s"),
-        samples_per_second=derived(32e9 / ns, "1/s"),
-        flops=record.StepFlops(
-            dense=derived(2_000_000, "FLOP"), ideal=derived(200_000, "FLOP"), executed=derived(2_100_000, "FLOP")
-        ),
-        rate=derived(2_100_000 / ns, "GFLOP/s"),
-        share_of_peak=derived(0.2, "1"),
-        memory=record.Memory(
-            pss=measured(60_000_000, "B"), pss_anonymous=NONE, swap_pss=NONE, rss_peak=NONE,
-            swap_used_before=NONE, swap_used_after=NONE,
-        ),
-        energy=record.Energy(sensor="none", idle_power=NONE, gross_per_step=joules, net_per_step=joules),
-        counters_per_step={},
-        payload=record.Payload(params=NONE, supports=NONE, update=derived(9000, "B"), socket=NONE),
-        layers=layers,
-        layers_note="engine gives no profile by node",
-        soak=None,
-        verdict=record.Verdict(kind=kind, reasons=() if kind == "valid" else (f"because of {kind}",)),
-    )  # fmt: skip
-
-
-def _profile(*cases, board="rpi5", certainty="board", model="Raspberry Pi 5", emulated="", network="lenet5"):
-    return record.Profile(
-        date="2026-01-01T00:00:00+00:00",
-        machine=record.Machine(
-            board=board, board_certainty=certainty, model=model, architecture="aarch64", kernel="6.12",
-            page_size=16384, cores=4, cores_usable=4, emulated=emulated, hypervisor="", versions={"numpy": "2"},
-        ),
-        preflight=record.Preflight(
-            governor="", load_1min=NONE, temperature=NONE, frequency=NONE, events=(), swap_used=NONE,
-            memory_available=NONE, doubts=(),
-        ),
-        plan=record.Plan(),
-        subject=record.Subject(
-            model=network, input_shape=(1, 8, 8), class_count=10, optimizer="sgd", seed=0, data="d", masks="m"
-        ),
-        roof=record.Roof(threads=1, compute=measured(38.0, "GFLOP/s"), bandwidth=measured(9.0, "GB/s")),
-        cases=cases,
-    )  # fmt: skip
-
-
 @pytest.fixture
 def two_boards():
-    pi4 = _profile(_case(ms=20.0), _case(sparsity=0.9, ms=19.0), board="rpi4b", model="Pi 4")
-    pi5 = _profile(_case(ms=8.0), _case(sparsity=0.9, ms=4.0, layers=_layers()), _case("ort_training", ms=9.0))
+    pi4 = make_profile(make_case(ms=20.0), make_case(sparsity=0.9, ms=19.0), board="rpi4b", model="Pi 4")
+    pi5 = make_profile(
+        make_case(ms=8.0), make_case(sparsity=0.9, ms=4.0, layers=_layers()), make_case("ort_training", ms=9.0)
+    )
     return {"four": pi4, "five": pi5}
 
 
-def test_a_row_for_every_case(two_boards):
+def test_a_row_for_everycase(two_boards):
     rows = case_rows(entries(two_boards))
     assert [(r["board"], r["engine"], r["sparsity"]) for r in rows] == [
         ("rpi4b", "portable", 0.0),
@@ -143,28 +76,32 @@ def test_a_row_for_every_case(two_boards):
 
 
 def test_medians_are_by_board_and_sparsity():
-    found = entries({n: _profile(_case(ms=ms)) for n, ms in (("a", 10.0), ("b", 12.0), ("c", 20.0))})
+    found = entries({n: make_profile(make_case(ms=ms)) for n, ms in (("a", 10.0), ("b", 12.0), ("c", 20.0))})
     (row,) = medians(found)
     assert (row["profiles"], row["step_ms_p50"], row["step_ms_lowest"], row["step_ms_highest"]) == (3, 12.0, 10.0, 20.0)
 
 
 @pytest.mark.parametrize("kind", ["emulated", "throttled", "under-voltage", "noisy"])
 def test_only_valid_cases_enter_medians_and_ratios(kind):
-    found = entries({"good": _profile(_case(), _case(sparsity=0.9)), "bad": _profile(_case(ms=1.0, kind=kind))})
+    found = entries(
+        {"good": make_profile(make_case(), make_case(sparsity=0.9)), "bad": make_profile(make_case(ms=1.0, kind=kind))}
+    )
     assert [r["profiles"] for r in medians(found)] == [1, 1]
     assert left_out(found) == [f"bad, portable at sparsity 0: {kind} (because of {kind})"]
-    spoiled = entries({"x": _profile(_case(kind=kind), _case(sparsity=0.9))})
+    spoiled = entries({"x": make_profile(make_case(kind=kind), make_case(sparsity=0.9))})
     assert case_rows(spoiled)[1]["faster_than_dense"] is None
 
 
 @pytest.mark.parametrize("other", [{"network": "resnet8"}, {"board": "rpi4b"}])
 def test_what_differs_is_never_one_median(other):
-    found = entries({"a": _profile(_case()), "b": _profile(_case(), **other)})
+    found = entries({"a": make_profile(make_case()), "b": make_profile(make_case(), **other)})
     assert [r["profiles"] for r in medians(found)] == [1, 1]
 
 
 def test_a_board_that_is_only_guessed_goes_by_its_processors_name():
-    (entry,) = entries({"a": _profile(_case(), board="x86-gateway", certainty="architecture", model="AMD EPYC")})
+    (entry,) = entries(
+        {"a": make_profile(make_case(), board="x86-gateway", certainty="architecture", model="AMD EPYC")}
+    )
     assert entry.board == "AMD EPYC"
 
 
@@ -194,7 +131,7 @@ def _read(page):
     return reader, " ".join(" ".join(reader.words).split())
 
 
-def test_the_page_shows_every_plot_and_case(two_boards):
+def test_the_page_shows_every_plot_andcase(two_boards):
     reader, words = _read(profiles_html(two_boards))
     assert reader.count["figure"] == 5  # steps; layers and roofline of the one layered case; FLOPs; memory
     assert "script" not in reader.count
@@ -208,7 +145,9 @@ def test_the_page_is_the_same_for_the_same_profiles(two_boards):
 
 
 def test_names_from_a_file_are_text_and_never_markup():
-    profile = _profile(_case(layers=_layers(2)), model="<script>x</script>", certainty="none", network="<b>net</b>")
+    profile = make_profile(
+        make_case(layers=_layers(2)), model="<script>x</script>", certainty="none", network="<b>net</b>"
+    )
     page = profiles_html({"<i>name</i>": profile})
     assert "<script>" not in page
     assert "<b>net" not in page
@@ -216,7 +155,7 @@ def test_names_from_a_file_are_text_and_never_markup():
 
 
 def test_an_emulated_run_is_labelled_and_stands_for_nothing():
-    page = profiles_html_of_one(_profile(_case(kind="emulated"), emulated="QEMU"))
+    page = profiles_html_of_one(make_profile(make_case(kind="emulated"), emulated="QEMU"))
     _, words = _read(page)
     assert "1 emulated" in words
     assert "a training step on an emulated processor" in words
@@ -226,7 +165,7 @@ def test_an_emulated_run_is_labelled_and_stands_for_nothing():
 
 def test_an_estimate_is_called_one():
     joules = Value(value=0.5, unit="J/step", source="estimated")
-    _, words = _read(profiles_html_of_one(_profile(_case(joules=joules))))
+    _, words = _read(profiles_html_of_one(make_profile(make_case(joules=joules))))
     assert "0.50 (estimated)" in words
 
 
@@ -236,7 +175,7 @@ def test_a_case_that_failed_is_told(two_boards):
 
 
 def test_without_layers_or_limits_the_page_says_so():
-    bare = _profile(_case("ort_training"))
+    bare = make_profile(make_case("ort_training"))
     unknown = msgspec.structs.replace(bare, roof=record.Roof(threads=1, compute=NONE, bandwidth=NONE))
     _, words = _read(profiles_html_of_one(unknown))
     assert "No layers: engine gives no profile by node." in words

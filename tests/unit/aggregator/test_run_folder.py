@@ -8,6 +8,7 @@ from aggregator.run_folder import new_run_id, read_result, remember_settings, ve
 from aggregator.settings import (
     ContributionSection,
     PruningSection,
+    RatesSection,
     RoundsSection,
     RunSection,
     Settings,
@@ -69,6 +70,7 @@ def test_how_long_and_over_what_a_run_goes_on_may_change(ledger, tmp_path, chang
         (replace(SETTINGS, pruning=PruningSection(sparsity=0.5)), "pruning.sparsity = 0.8, not 0.5"),
         (replace(SETTINGS, training=TrainingSection(batch_size=1)), "training.batch_size = 32, not 1"),
         (replace(SETTINGS, contribution=ContributionSection(gamma0=0.1)), "contribution.gamma0 = 0.7, not 0.1"),
+        (replace(SETTINGS, rates=RatesSection(policy="capability")), "rates.policy = 'fixed', not 'capability'"),
         (replace(SETTINGS, input=InputSpec(shape=(1, 9, 9))), r"input.axes = \[0, 1, 2\], not \[\]"),
     ],
 )
@@ -78,6 +80,25 @@ def test_settings_that_decide_numbers_may_not_change(ledger, tmp_path, changed, 
     with pytest.raises(UsageError, match=says):
         remember_settings(ledger, tmp_path, changed)
     assert msgspec.json.decode(ledger.setting("settings"), type=Settings) == SETTINGS
+
+
+def test_a_run_of_before_there_was_a_section_goes_on_with_its_defaults(ledger, tmp_path):
+    remember_settings(ledger, tmp_path, SETTINGS)
+    ledger.open_round(1, 0, 500, ())
+    before = msgspec.json.decode(ledger.setting("settings"))
+    del before["rates"]
+    ledger.set_setting("settings", msgspec.json.encode(before).decode())
+    remember_settings(ledger, tmp_path, SETTINGS)
+    with pytest.raises(UsageError, match=r"rates\.quantile = 0\.5, not 0\.1"):
+        remember_settings(ledger, tmp_path, replace(SETTINGS, rates=RatesSection(quantile=0.1)))
+
+
+def test_a_run_with_settings_of_another_version_is_refused_in_a_sentence(ledger, tmp_path):
+    remember_settings(ledger, tmp_path, SETTINGS)
+    ledger.open_round(1, 0, 500, ())
+    ledger.set_setting("settings", '{"run": {"folder": "RUN"}, "surprise": 1}')
+    with pytest.raises(UsageError, match="begun by another version"):
+        remember_settings(ledger, tmp_path, SETTINGS)
 
 
 def test_a_run_keeps_its_id(ledger, tmp_path):

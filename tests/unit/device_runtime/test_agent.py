@@ -227,3 +227,12 @@ def test_in_every_conversation(events, fails):
                 case _:
                     assert isinstance(command, StoreBlob | Serve | Unspool | Leave)
         assert (state.phase == "training") == (running is not None)
+
+
+@pytest.mark.parametrize(("sha", "is_pulled"), [(OFFER.update_sha, True), (SHA, False)], ids=["update", "profile"])
+def test_only_a_pull_of_the_update_says_that_the_offer_was_heard(sha, is_pulled):
+    before = replace(STATES["offering"], retry_due_ns=5)
+    get = Get(sha=sha, indices=(0,))
+    state, commands = step(before, Received(get), 1)
+    assert commands == [Serve(get)]
+    assert (state.retry_due_ns > 5) == is_pulled

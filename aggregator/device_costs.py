@@ -1,0 +1,90 @@
+"""What a run knows of each device's time per round: points of its kept profile, and the rounds it was observed in."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from aggregator.core.rates import Known, Point, RoundTime
+from aggregator.profiles import CaseFacts, ProfileFacts
+from aggregator.results import RoundResult
+from device_runtime.wire.measurement import Measurement, Phase
+from device_runtime.wire.messages import Hello, Offer
+
+ROUNDS_OBSERVED_MAX = 20
+"""Older rounds are forgotten: boards warm up, get other work, another supply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What the devices of a run train: a profile of anything else says nothing of their time."""
+
+    model: str
+    input_shape: tuple[int, ...]
+    class_count: int
+    batch_size: int
+    epoch_count: int
+
+
+def known_of(
+    hello: Hello, engine: str, trained: Trained, profile: ProfileFacts | None, observed: tuple[RoundTime, ...]
+) -> tuple[Known, str]:
+    """All that is known of a device, and a sentence's end saying why its profile is not used, "" where it is.
+
+    A valid case of the same model, engine and batch is a point: its median step times the steps of a round.
+    """
+    if profile is None or hello.profile is None or profile.sha != hello.profile.sha:
+        return Known(observed=observed), ""
+    why = why_unused(profile, engine, trained)
+    if why:
+        return Known(observed=observed), why
+    steps = trained.epoch_count * -(-hello.sample_count // trained.batch_size)
+    points = (Point(c.sparsity, c.step_ns_p50 * steps / 1e9) for c in profile.cases if _fits(c, engine, trained))
+    return Known(tuple(points), observed), ""
+
+
+def why_unused(profile: ProfileFacts, engine: str, trained: Trained) -> str:
+    """Why nothing of a profile says what this run's rounds take, "" where something does."""
+    if profile.is_emulated:
+        return "it was made under an emulator"
+    subject = (profile.model, profile.input_shape, profile.class_count)
+    if subject != (trained.model, trained.input_shape, trained.class_count):
+        return f"it is of model {profile.model[:60]!r} on {list(profile.input_shape)}, {profile.class_count} classes"
+    if not any(c.is_valid for c in profile.cases):
+        return f"its verdict is: {profile.verdict}"
+    if not any(_fits(c, engine, trained) for c in profile.cases):
+        return f"it has no valid case of engine {engine} with batches of {trained.batch_size}"
+    return ""
+
+
+def _fits(case: CaseFacts, engine: str, trained: Trained) -> bool:
+    return case.is_valid and (case.engine, case.batch) == (engine, trained.batch_size)
+
+
+def observations(
+    results: Iterable[RoundResult], offers: Iterable[tuple[int, Offer]], engines: Mapping[str, str]
+) -> dict[str, tuple[RoundTime, ...]]:
+    """By device, what its accepted rounds took at their sparsity, on the engine it has now."""
+    sparsities = {(r.round_index, d.name): d.sparsity for r in results for d in r.devices}
+    found: dict[str, list[RoundTime]] = {}
+    for round_index, offer in offers:
+        sparsity = sparsities.get((round_index, offer.device))
+        if sparsity is None or offer.measurement.engine != engines.get(offer.device):
+            continue
+        if (time := round_time(offer.measurement, sparsity)) is not None:
+            found.setdefault(offer.device, []).append(time)
+    return {device: tuple(times) for device, times in found.items()}
+
+
+def round_time(measurement: Measurement, sparsity: float) -> RoundTime | None:
+    """What a round took, in seconds; None where training was not timed.
+
+    A part that was not timed, such as the upload before the first, counts nothing. The upload before is of the round
+    before, so where the sparsity changes it lags by one round.
+    """
+    m = measurement
+    if m.train.wall_ns.value is None:
+        return None
+    return RoundTime(sparsity, _seconds(m.load, m.train, m.serialise), _seconds(m.download, m.upload_previous))
+
+
+def _seconds(*phases: Phase) -> float:
+    return sum(phase.wall_ns.value or 0 for phase in phases) / 1e9

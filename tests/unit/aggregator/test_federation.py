@@ -1,0 +1,132 @@
+"""Submodels of several sparsities: blobs shared by sparsity, updates read by the assignment's own masks, restarts."""
+
+import numpy as np
+import pytest
+
+from aggregator.core.pruning import keep_counts
+from aggregator.federation import Federation
+from aggregator.settings import ContributionSection, PruningSection, RunSection, Settings
+from device_runtime.wire.draws import Draws
+from device_runtime.wire.errors import RemoteWireError, UsageError
+from device_runtime.wire.manifest import InputSpec
+from device_runtime.wire.messages import Assignment, Offer
+from device_runtime.wire.submodel import decode_kept, decode_supports, encode_kept
+from device_runtime.wire.support import Kept, sha256_hex
+from tests import fakes
+
+SETTINGS = Settings(
+    run=RunSection(folder="RUN", seed=3),
+    input=InputSpec(shape=(1, 8, 8)),
+    pruning=PruningSection(sparsity=0.8, topology="static"),
+    contribution=ContributionSection(weighting="uniform"),
+)
+ENGINES = {name: ["portable"] for name in ("a", "b", "c")}
+SPARSITIES = {"b": 0.9, "c": 0.9}
+
+
+@pytest.fixture
+def federation(tmp_path):
+    return Federation(SETTINGS, tmp_path)
+
+
+def shapes(federation):
+    return {p.name: p.shape for p in federation.parameters}
+
+
+def prunable(federation):
+    return {p.name: p.shape for p in federation.parameters if p.prunable}
+
+
+def supports_of(federation, assignment: Assignment):
+    return decode_supports(federation.blobs.get(assignment.support_shas[0]), shapes(federation))
+
+
+def offer_of(federation, assignment: Assignment, value: float) -> tuple[Offer, bytes]:
+    """An update of one value at every kept coordinate, stored."""
+    delta = {n: Kept(np.full(s.count, value, np.float32), s) for n, s in supports_of(federation, assignment).items()}
+    data = encode_kept(delta, lambda _: "fp32", lambda n: Draws(0, n))
+    federation.blobs.put(data)
+    return fakes.offer(assignment, data), data
+
+
+def test_devices_of_one_sparsity_share_their_blobs_and_others_have_their_own(federation):
+    state = federation.start()
+    (a, b, c), bytes_max = federation.assign(state, "run", 1, 0, ENGINES, SPARSITIES)
+    assert (b.params_sha, b.support_shas) == (c.params_sha, c.support_shas)
+    assert a.params_sha != b.params_sha
+    assert a.support_shas != b.support_shas
+    assert bytes_max >= max(len(offer_of(federation, x, 1.0)[1]) for x in (a, b))
+
+
+def test_without_rates_the_assignments_are_those_of_the_runs_sparsity(federation):
+    state = federation.start()
+    plain, plain_max = federation.assign(state, "run", 1, 0, ENGINES)
+    (a, _, _), bytes_max = federation.assign(state, "run", 1, 0, ENGINES, SPARSITIES)
+    assert plain[0] == a
+    assert plain_max == bytes_max
+    lower, _ = federation.assign(state, "run", 1, 0, ENGINES, dict.fromkeys(ENGINES, 0.5))
+    assert lower == plain, "no device gets more than the run's mask"
+
+
+def test_a_sparser_submodel_lies_inside_the_runs_with_its_own_counts_and_the_models_values(federation):
+    state = federation.start()
+    (a, b, _), _ = federation.assign(state, "run", 1, 0, ENGINES, SPARSITIES)
+    wide, narrow = supports_of(federation, a), supports_of(federation, b)
+    counts = keep_counts(prunable(federation), 0.9, "erk")
+    for name in prunable(federation):
+        assert not (narrow[name].mask & ~wide[name].mask).any()
+        assert narrow[name].count == min(counts[name], wide[name].count)
+    kept = decode_kept(federation.blobs.get(b.params_sha), narrow)
+    for name, part in kept.items():
+        assert (part.values == narrow[name].gather(state.model.theta[name])).all()
+    total = sum(int(np.prod(s)) for s in prunable(federation).values())
+    assert federation.assigned_sparsity(a) == pytest.approx(0.8, abs=1 / total)
+    assert federation.assigned_sparsity(b) == pytest.approx(0.9, abs=1 / total)
+
+
+def test_an_update_is_read_by_the_masks_of_its_own_assignment(federation):
+    (a, b, _), _ = federation.assign(federation.start(), "run", 1, 0, ENGINES, SPARSITIES)
+    offer, data = offer_of(federation, b, 1.0)
+    federation.check(b, offer, data)
+    with pytest.raises(RemoteWireError, match="values were expected"):
+        federation.check(a, offer, data)
+
+
+def test_an_aggregator_that_starts_again_reads_the_masks_from_their_blobs(federation, tmp_path):
+    state = federation.start()
+    assignments, _ = federation.assign(state, "run", 1, 0, ENGINES, SPARSITIES)
+    offers = {x.device: offer_of(federation, x, 0.25 * (i + 1))[0] for i, x in enumerate(assignments)}
+    assigned = {x.device: x for x in assignments}
+    expected = federation.close(state, 1, offers, assigned)
+    again = Federation(SETTINGS, tmp_path)
+    for x in assignments:
+        again.check(x, offers[x.device], federation.blobs.get(offers[x.device].update_sha))
+    outcome = again.close(state, 1, offers, assigned)
+    assert outcome.scores == expected.scores
+    for name, value in expected.state.model.theta.items():
+        assert outcome.state.model.theta[name].tobytes() == value.tobytes()
+    assert again.assigned_sparsity(assignments[1]) == federation.assigned_sparsity(assignments[1])
+
+
+def test_masks_that_are_missing_are_named(federation):
+    assignment = fakes.assignment()
+    with pytest.raises(UsageError, match=f"masks {sha256_hex(b'supports')[:12]} of pi-1 are missing"):
+        federation.check(assignment, fakes.offer(assignment), b"")
+
+
+def test_each_coordinate_moves_by_the_mean_of_those_that_hold_it(federation):
+    state = federation.start()
+    assignments, _ = federation.assign(state, "run", 1, 0, ENGINES, SPARSITIES)
+    values = {"a": 1.0, "b": 2.0, "c": 6.0}
+    offers = {x.device: offer_of(federation, x, values[x.device])[0] for x in assignments}
+    outcome = federation.close(state, 1, offers, {x.device: x for x in assignments})
+    wide, narrow = supports_of(federation, assignments[0]), supports_of(federation, assignments[1])
+    for name in prunable(federation):
+        before, after = state.model.theta[name], outcome.state.model.theta[name]
+        inner, outer = narrow[name].mask, wide[name].mask & ~narrow[name].mask
+        assert after[inner] == pytest.approx(before[inner] + 3.0)  # (1 + 2 + 6) / 3
+        assert after[outer] == pytest.approx(before[outer] + 1.0)
+        assert after[~wide[name].mask].tobytes() == before[~wide[name].mask].tobytes()
+        assert (outcome.state.model.trained[name] == wide[name].mask).all()
+    assert outcome.scores["b"] == pytest.approx(1.0)
+    assert outcome.scores["b"] > outcome.scores["a"] > 0.9
