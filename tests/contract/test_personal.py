@@ -53,7 +53,7 @@ class Bench:
     def check(self, result: Result) -> None:
         """The aggregator's check of the update, by an offer that says what it lacks."""
         offer = fakes.offer(self.assignment, result.update, kept_back=result.personal.names)
-        self.federation.check(self.state, offer, result.update)
+        self.federation.check(self.assignment, offer, result.update)
 
 
 def _bench(engine: str, model: str, shape: tuple[int, ...], folder: Path) -> Bench:

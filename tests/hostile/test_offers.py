@@ -11,7 +11,7 @@ from aggregator.state import RunState, decode_state, encode_state
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import RemoteWireError
 from device_runtime.wire.manifest import InputSpec
-from device_runtime.wire.messages import Offer
+from device_runtime.wire.messages import Assignment, Offer
 from device_runtime.wire.submodel import encode_kept
 from device_runtime.wire.support import Kept, sha256_hex
 from tests import fakes
@@ -35,6 +35,12 @@ def state(federation: Federation) -> RunState:
     return federation.start()
 
 
+def assigned(federation: Federation, state: RunState, *devices: str) -> dict[str, Assignment]:
+    """What these devices were assigned in round 1."""
+    engines = {device: ["portable"] for device in devices}
+    return {a.device: a for a in federation.assign(state, "run", 1, 0, engines)[0]}
+
+
 def made(
     federation: Federation, state: RunState, lacks: tuple[str, ...], says: tuple[str, ...], device: str = "pi-1"
 ) -> tuple[Offer, bytes]:
@@ -49,7 +55,7 @@ def made(
 @pytest.mark.parametrize("names", [(), HEAD, ("fc1.weight",), ("fc1.bias", "fc1.weight", "fc2.bias", "fc2.weight")])
 def test_an_update_that_lacks_what_its_offer_names_is_taken(federation, state, names):
     offer, data = made(federation, state, names, names)
-    federation.check(state, offer, data)
+    federation.check(assigned(federation, state, "pi-1")["pi-1"], offer, data)
 
 
 @pytest.mark.parametrize(
@@ -67,19 +73,19 @@ def test_an_update_that_lacks_what_its_offer_names_is_taken(federation, state, n
 def test_an_offer_and_an_update_that_disagree_are_refused(federation, state, lacks, says, why):
     offer, data = made(federation, state, lacks, says)
     with pytest.raises(RemoteWireError, match=why):
-        federation.check(state, offer, data)
+        federation.check(assigned(federation, state, "pi-1")["pi-1"], offer, data)
 
 
 def test_an_update_of_nothing_is_refused(federation, state):
     every = tuple(federation.supports(state))
     offer, data = made(federation, state, every, every)
     with pytest.raises(RemoteWireError, match="no weight or bias would be left"):
-        federation.check(state, offer, data)
+        federation.check(assigned(federation, state, "pi-1")["pi-1"], offer, data)
 
 
 def test_a_layer_that_one_device_keeps_moves_by_the_others(federation, state):
     offers = {"pi-1": made(federation, state, HEAD, HEAD)[0], "pi-2": made(federation, state, (), (), "pi-2")[0]}
-    after = federation.close(state, 1, offers)
+    after = federation.close(state, 1, offers, assigned(federation, state, *offers))
     for name, before in state.model.theta.items():
         kept = federation.supports(state)[name].dense_mask()
         np.testing.assert_allclose(after.state.model.theta[name][kept], before[kept] + 1.0, rtol=1e-6)
@@ -95,7 +101,9 @@ def test_a_layer_that_nobody_sends_keeps_its_values_and_its_mask(tmp_path):
     )
     federation = Federation(settings, tmp_path)
     state = federation.start()
-    after = federation.close(state, 1, {"pi-1": made(federation, state, HEAD, HEAD)[0]}).state.model
+    after = federation.close(
+        state, 1, {"pi-1": made(federation, state, HEAD, HEAD)[0]}, assigned(federation, state, "pi-1")
+    ).state.model
     for name in HEAD:
         assert after.theta[name].tobytes() == state.model.theta[name].tobytes()
     assert after.masks["fc3.weight"].tobytes() == state.model.masks["fc3.weight"].tobytes()
@@ -109,6 +117,7 @@ def test_a_round_closes_alike_from_a_state_and_offers_that_were_on_disk(federati
     offer, _ = made(federation, state, HEAD, HEAD)
     read = msgspec.msgpack.decode(msgspec.msgpack.encode(offer), type=Offer)
     assert read.kept_back == HEAD
-    one = federation.close(state, 1, {"pi-1": offer})
-    again = federation.close(decode_state(encode_state(state)), 1, {"pi-1": read})
+    assignments = assigned(federation, state, "pi-1")
+    one = federation.close(state, 1, {"pi-1": offer}, assignments)
+    again = federation.close(decode_state(encode_state(state)), 1, {"pi-1": read}, assignments)
     assert sha256_hex(encode_state(again.state)) == sha256_hex(encode_state(one.state))
