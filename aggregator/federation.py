@@ -61,6 +61,7 @@ class Federation:
         self._shapes = {p.name: p.shape for p in self.parameters}
         self._supports: tuple[Mapping[str, np.ndarray], dict[str, Support]] | None = None
         self._cut_supports: dict[str, dict[str, Support]] = {}  # of the round, by the support blob's SHA-256
+        self._cut_sparsities: dict[str, float] = {}
         self._roles = {p.name: p.role for p in self.parameters}
         self._prunable = {p.name: p.shape for p in self.parameters if p.prunable}
         if not self._prunable:
@@ -172,7 +173,7 @@ class Federation:
         of_run = self.settings.pruning.sparsity
         chosen = {device: max((sparsities or {}).get(device, of_run), of_run) for device in engines}
         if attempt == 0:
-            self._cut_supports = {}
+            self._cut_supports, self._cut_sparsities = {}, {}
         cuts = {sparsity: self._cut(state, sparsity) for sparsity in dict.fromkeys(chosen.values())}
         assignments = tuple(
             Assignment(
@@ -218,9 +219,13 @@ class Federation:
 
     def assigned_sparsity(self, assignment: Assignment) -> float:
         """The share of the prunable weights that the submodel of an assignment lacks."""
-        supports = self.assigned_supports(assignment)
-        kept = sum(supports[name].count for name in self._prunable)
-        return 1 - kept / sum(int(np.prod(shape, dtype=np.int64)) for shape in self._prunable.values())
+        sha = assignment.support_shas[0]
+        if sha not in self._cut_sparsities:  # counted once for all devices that share it
+            supports = self.assigned_supports(assignment)
+            kept = sum(supports[name].count for name in self._prunable)
+            dense = sum(int(np.prod(shape, dtype=np.int64)) for shape in self._prunable.values())
+            self._cut_sparsities[sha] = 1 - kept / dense
+        return self._cut_sparsities[sha]
 
     def check(self, assignment: Assignment, offer: Offer, data: bytes) -> None:
         """Raise RemoteWireError when an update does not fit the submodel assigned, or is not finite.

@@ -97,7 +97,12 @@ def _start(state: ProfileState, commands: list[Command], now_ns: int) -> Step:
     """Give every free place to the next that waits."""
     while state.waiting and len(state.pulls) < limits.PROFILE_PULLS_MAX:
         device, profile = next(iter(state.waiting.items()))
-        fresh = Download(profile.sha, limits.PROFILE_BYTES_MAX, size_bytes=profile.size_bytes)
+        fresh = Download(
+            profile.sha,
+            limits.PROFILE_BYTES_MAX,
+            size_bytes=profile.size_bytes,
+            window=limits.PROFILE_WINDOW_CHUNKS,
+        )
         download, get = transfer.request(fresh)
         state = _under_way(_without(state, device), device, Pull(download, now_ns + SILENCE_NS))
         commands = [*commands, Send(device, get)] if get else commands

@@ -37,3 +37,5 @@ INBOX_COUNT_MAX: Final = 4096
 PROFILE_BYTES_MAX: Final = 16 * MIB
 # So many are pulled at a time: what is under way is held in memory.
 PROFILE_PULLS_MAX: Final = 2
+# One after the other: an update waits behind one chunk of a profile at most.
+PROFILE_WINDOW_CHUNKS: Final = 1

@@ -11,13 +11,15 @@ from device_runtime.wire.support import sha256_hex
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A blob under way. `size_bytes` is None until the first chunk tells it, or the offer did."""
+    """A blob under way. `size_bytes` is None until the first chunk tells it, or the offer did; `window` chunks at most
+    are asked for at a time."""
 
     sha: str
     size_bytes_max: int
     size_bytes: int | None = None
     chunks: Mapping[int, bytes] = field(default_factory=dict)
     asked: frozenset[int] = frozenset()
+    window: int = limits.WINDOW_CHUNKS
 
     @property
     def complete(self) -> bool:
@@ -32,8 +34,8 @@ def chunk_count(size_bytes: int) -> int:
 
 def request(download: Download) -> tuple[Download, Get | None]:
     """Ask for the next chunks, up to the window; None when nothing more is to be asked for."""
-    end = limits.WINDOW_CHUNKS if download.size_bytes is None else chunk_count(download.size_bytes)
-    room = limits.WINDOW_CHUNKS - len(download.asked)
+    end = download.window if download.size_bytes is None else chunk_count(download.size_bytes)
+    room = download.window - len(download.asked)
     missing = (i for i in range(end) if i not in download.chunks and i not in download.asked)
     wanted = tuple(index for index, _ in zip(missing, range(room), strict=False))
     if not wanted:

@@ -12,6 +12,7 @@ from aggregator.demo.plan import Options
 from aggregator.settings import TrainingSection
 from device_runtime.link import Arrived, MqttLink, make_inbox
 from device_runtime.profile.record import encode_profile
+from device_runtime.store import BlobStore
 from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.messages import BlobRef, Get, Goodbye, Hello
 from device_runtime.wire.support import sha256_hex
@@ -56,6 +57,8 @@ def test_a_profile_is_kept_shown_and_reported_and_not_pulled_again_after_a_resta
         assert len(run.events("profile")) == 1
         assert kept(run, "device-02").stat().st_ino == before.st_ino
         assert not kept(run, "device-01").exists()
+        blobs = BlobStore(run.folder / "devices" / "device-02" / "blobs")
+        assert blobs.has(sha256_hex(DATA)), "the device cleans its blobs after every receipt and keeps the profile"
         assert [d for _, d in run.accepted()] == run.names * TWO.rounds
     rows = {r["device"]: r for r in json.loads(espalier("aggregator", "devices", run.folder, "--json").stdout)}
     assert (rows["device-01"]["profile"], rows["device-02"]["profile"]) == (None, "1 of 2 cases valid")

@@ -18,7 +18,7 @@ PROFILE = bytes(range(250))
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    """Chunks of 20 bytes: the profile has 13, more than the window of 8."""
+    """Chunks of 20 bytes: the profile has 13."""
     monkeypatch.setattr(limits, "CHUNK_BYTES_MAX", 20)
 
 
@@ -71,10 +71,10 @@ class Puller:
                         self.hears(device, chunk)
 
 
-def test_a_profile_is_pulled_whole_in_chunks_and_kept():
+def test_a_profile_is_pulled_chunk_after_chunk_and_kept():
     puller = Puller()
     puller.hears("pi-1", hello(profile=ref()))
-    assert [get.indices for _, get in puller.asked] == [tuple(range(8))]
+    assert [get.indices for _, get in puller.asked] == [(0,)], "one at a time: updates come first"
     puller.answers("pi-1")
     assert puller.kept == [("pi-1", PROFILE)]
     assert puller.notes == []
@@ -110,7 +110,7 @@ def test_after_a_silence_it_asks_again_for_what_is_lacking():
     puller.waits(SILENCE_NS - 1)
     assert puller.asked == []
     puller.waits(1)
-    assert [get.indices for _, get in puller.asked] == [tuple(range(1, 9))]
+    assert [get.indices for _, get in puller.asked] == [(1,)]
     puller.answers("pi-1")
     assert puller.kept == [("pi-1", PROFILE)]
 
