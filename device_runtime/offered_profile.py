@@ -20,21 +20,24 @@ def offered_profile(settings: DeviceSettings, blobs: BlobStore) -> BlobRef | Non
     A file that the settings name must be a profile: raises UsageError naming it. One that merely lies in the device's
     folder is left out with a warning when it is not.
     """
-    path = Path(settings.profile or Path(settings.folder) / DEFAULT_FILE)
-    if not settings.profile and not path.is_file():
-        return None
     try:
-        data = _read(path)
+        data = read_offered(settings)
     except UsageError as error:
         if settings.profile:
             raise
         log.warning("no profile is offered: %s", error)
         return None
-    return BlobRef(sha=blobs.put(data), size_bytes=len(data))
+    return None if data is None else BlobRef(sha=blobs.put(data), size_bytes=len(data))
 
 
-def _read(path: Path) -> bytes:
-    """The bytes of a profile that may travel. Raises UsageError naming the file."""
+def read_offered(settings: DeviceSettings) -> bytes | None:
+    """The bytes of the profile that the settings name or the device's folder holds, None where there is none.
+
+    Raises UsageError naming the file for one that cannot be read, is no profile, or is too large to travel.
+    """
+    path = Path(settings.profile or Path(settings.folder) / DEFAULT_FILE)
+    if not settings.profile and not path.is_file():
+        return None
     try:
         size_bytes = path.stat().st_size
         if size_bytes > PROFILE_BYTES_MAX:

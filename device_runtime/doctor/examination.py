@@ -21,7 +21,7 @@ from device_runtime.doctor.software import (
     check_runtime,
     check_telemetry,
 )
-from device_runtime.doctor.storage import check_card_wear, check_data, check_folder
+from device_runtime.doctor.storage import check_card_wear, check_data, check_folder, check_profile
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("board", check_board),
@@ -38,6 +38,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("throttling", check_throttling),
     ("folder", check_folder),
     ("data", check_data),
+    ("profile", check_profile),
     ("card wear", check_card_wear),
     ("tls files", check_tls_files),
     ("broker", check_broker),

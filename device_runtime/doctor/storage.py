@@ -7,6 +7,7 @@ from pathlib import Path
 
 from device_runtime.data import load_local_data
 from device_runtime.doctor.finding import Finding, Patient, not_checked, without_settings
+from device_runtime.offered_profile import read_offered
 from device_runtime.wire.errors import UsageError
 from firmware_profiles.facts import read_text
 
@@ -57,6 +58,18 @@ def check_data(patient: Patient) -> list[Finding]:
     except UsageError as error:
         return [Finding("data", "failed", str(error), "correct [data] in the settings file")]
     return [Finding("data", "ok", f"{len(local)} samples, x{list(local.x.shape[1:])} {local.x.dtype}")]
+
+
+def check_profile(patient: Patient) -> list[Finding]:
+    """The profile that the device offers is one: with a bad one that the settings name it does not start."""
+    settings = patient.settings
+    if settings is None:
+        return without_settings("profile")
+    try:
+        data = read_offered(settings)
+    except UsageError as error:
+        return [Finding("profile", "failed" if settings.profile else "warning", str(error), "correct or remove it")]
+    return [Finding("profile", "ok", "none is offered" if data is None else f"{len(data)} bytes are offered")]
 
 
 def check_card_wear(patient: Patient) -> list[Finding]:

@@ -5,6 +5,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -13,7 +14,9 @@ from device_runtime.config import DataSettings, DeviceSettings
 from device_runtime.doctor import hardware, software, storage
 from device_runtime.doctor.examination import CHECKS, examine, report
 from device_runtime.doctor.finding import Answer, Finding, Patient, run_program
+from device_runtime.profile.record import encode_profile
 from firmware_profiles.detect import detect_board
+from tests.profiles import make_case, make_profile
 from tests.unit.firmware_profiles.trees import arm_tree, write
 
 NOW = 1_800_000_000.0
@@ -283,3 +286,17 @@ def test_the_table_names_every_check_and_what_mends_it(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "under-voltage" in done.output
     assert f"throttling: {hardware.SUPPLY}" in done.output
+
+
+def test_a_profile_is_offered_a_bad_one_left_out_and_a_bad_named_one_fails(tmp_path: Path) -> None:
+    settings = device(tmp_path, "x.npz")
+    named = msgspec.structs.replace(settings, profile=str(tmp_path / "profile.json"))
+    assert only(storage.check_profile(patient(tmp_path, settings=settings))).status == "ok"
+    (tmp_path / "profile.json").write_bytes(b"no json")
+    assert only(storage.check_profile(patient(tmp_path, settings=settings))).status == "warning"
+    found = only(storage.check_profile(patient(tmp_path, settings=named)))
+    assert found.status == "failed"
+    assert "profile.json" in found.found
+    data = encode_profile(make_profile(make_case()))
+    (tmp_path / "profile.json").write_bytes(data)
+    assert only(storage.check_profile(patient(tmp_path, settings=named))).found == f"{len(data)} bytes are offered"
