@@ -157,10 +157,10 @@ def switch_on(place: Site, what: str) -> None:
     place.mark(what)
 
 
-def wait_for(place: Site, kind: str, timeout_s: float, **fields: object) -> list[Event]:
-    """Events of the aggregator that match; what the board and the processes said where none comes in time."""
+def wait_for(place: Site, kind: str, timeout_s: float, *, count: int = 1, **fields: object) -> list[Event]:
+    """Events of the aggregator that match, `count` at least; what the board says where they do not come in time."""
     deadline = time.monotonic() + timeout_s
-    while not (found := place.run.events(kind, **fields)):
+    while len(found := place.run.events(kind, **fields)) < count:
         late = time.monotonic() > deadline
         assert not late, f"no {kind} {fields} within {timeout_s} s; the board says:\n{place.machine.said()[-3000:]}"
         place.machine.check_on()

@@ -33,7 +33,9 @@ def test_release_that_never_reaches_its_broker_is_left_by_itself(
         assert ask(place, "readlink /opt/espalier/current").strip() == f"releases/{NEXT}"
         ask(place, "sudo systemctl restart --no-block espalier-device")
         place.mark("broken release started")
-        wait_for(place, "device_returned", BACK_TIMEOUT_S, device=BOARD)
+        wait_for(
+            place, "device_joined", BACK_TIMEOUT_S, count=2, device=BOARD
+        )  # it had said goodbye when it was stopped
         assert ask(place, "readlink /opt/espalier/current").strip() == before
         assert ask(place, "ls /opt/espalier").split() == ["current", "releases", "releases.py"], "it is confirmed"
 

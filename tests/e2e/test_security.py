@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +95,17 @@ def test_wrong_certificates_are_told_in_one_sentence(
         sentence = _one_sentence("device", run.folder / "devices" / "device-01" / "device.toml")
         assert f"127.0.0.1:{tls_broker.port}" in sentence
         assert words in sentence
+
+
+def test_certificates_as_the_how_to_makes_them_please_strict_clients(tls_broker: Broker, certificates: Path) -> None:
+    context = ssl.create_default_context(cafile=str(certificates / "ca.crt"))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
+    context.load_cert_chain(certificates / "client.crt", certificates / "client.key")
+    with (
+        socket.create_connection(("127.0.0.1", tls_broker.port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as stream,
+    ):
+        assert stream.version() in ("TLSv1.2", "TLSv1.3")
 
 
 def test_run_finishes_with_a_password_from_a_file(tmp_path: Path, password_broker: Broker) -> None:
