@@ -23,6 +23,8 @@ PLACES = {
     "espalier-journald.conf": "etc/systemd/journald.conf.d/50-espalier.conf",
     "espalier-time-wait.conf": "etc/systemd/system/systemd-time-wait-sync.service.d/espalier.conf",
 }
+# Secrets that are not the service's: each has its place, for root only.
+ELSEWHERE = {"wifi.nmconnection": "etc/NetworkManager/system-connections/espalier.nmconnection"}
 TIMEOUT_S = 3600
 
 
@@ -70,7 +72,7 @@ def take_settings(settings: Path, root: Path) -> None:
     secrets.mkdir(exist_ok=True)
     copy(HERE / "device.toml", settings / "device.toml", 0o640)
     for file in sorted((HERE / "secrets").glob("*")):
-        copy(file, secrets / file.name, 0o600)
+        copy(file, root / ELSEWHERE[file.name] if file.name in ELSEWHERE else secrets / file.name, 0o600)
     settings.chmod(0o750)
     secrets.chmod(0o700)
     if root == Path("/"):

@@ -12,6 +12,8 @@ from firmware_profiles.flash.seeds import (
     FIRSTRUN_BEFORE,
     FIRSTRUN_MARK,
     FOLDER,
+    WIFI_SECRET,
+    connection_profile,
     extend_cmdline,
     firstrun,
     instance_id,
@@ -107,15 +109,18 @@ def _cloud_init(device: Device, present: Mapping[str, bytes | None]) -> tuple[di
 
 def _firstrun(device: Device, present: Mapping[str, bytes | None]) -> tuple[dict[str, bytes], list[str]]:
     """Its files, and what stands on the kernel's command line."""
-    if device.wifi:
-        raise UsageError("this image is set up by firstrun.sh, for which --wifi is not written; set it in the Imager.")
-    before, out = present.get("firstrun.sh"), {}
+    before, out, arguments = present.get("firstrun.sh"), {}, list(FIRSTRUN_ARGUMENTS)
     theirs = before is not None and FIRSTRUN_MARK.encode() not in before
+    kept = theirs or present.get(FIRSTRUN_BEFORE) is not None
+    if device.wifi:
+        if kept:
+            raise UsageError("this card has settings of its own (firstrun.sh); leave out --wifi.")
+        out[f"{SECRETS}/{WIFI_SECRET}"] = connection_profile(device.wifi)
+        arguments.insert(0, f"cfg80211.ieee80211_regdom={device.wifi.country}")
     if before is not None and theirs:
         out[FIRSTRUN_BEFORE] = before
-    kept = theirs or present.get(FIRSTRUN_BEFORE) is not None
     out["firstrun.sh"] = firstrun(device, kept).encode()
-    return out, list(FIRSTRUN_ARGUMENTS)
+    return out, arguments
 
 
 def is_secret(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 from device_runtime.wire.errors import UsageError
 from firmware_profiles.flash.device import Device, Wifi
@@ -12,6 +13,7 @@ SEED_LABEL = "CIDATA"  # by which cloud-init's NoCloud finds it
 SEED_MOUNT = "/run/espalier-seed"
 FIRSTRUN_MARK = "# Written by espalier flash. Runs once, at first boot."
 FIRSTRUN_BEFORE = f"{FOLDER}/firstrun-before.sh"
+WIFI_SECRET = "wifi.nmconnection"
 
 
 def user_data(device: Device, before: bytes) -> bytes:
@@ -89,6 +91,19 @@ def network_config(wifi: Wifi, before: bytes) -> bytes:
     return to_json({"network": {"version": 2, "ethernets": {"eth0": cable}, "wifis": {"wlan0": wireless}}})
 
 
+def connection_profile(wifi: Wifi) -> bytes:
+    """The wireless network as NetworkManager keeps it (keyfile format), for images before cloud-init.
+
+    A name with other than plain characters is written as its bytes, which the format allows: ; and \\ have a meaning.
+    """
+    plain = re.fullmatch(r"[A-Za-z0-9_.-]*[A-Za-z_-][A-Za-z0-9_.-]*", wifi.ssid)
+    name = wifi.ssid if plain else "".join(f"{byte};" for byte in wifi.ssid.encode())
+    lines = ["[connection]", "id=espalier", "type=wifi", "[wifi]", "mode=infrastructure", f"ssid={name}"]
+    lines += ["[wifi-security]", "key-mgmt=wpa-psk", f"psk={wifi_key(wifi)}"]
+    lines += ["[ipv4]", "method=auto", "[ipv6]", "method=auto", ""]
+    return "\n".join(lines).encode()
+
+
 def wifi_key(wifi: Wifi) -> str:
     """The pre-shared key of WPA2: PBKDF2 of the pass phrase with the network's name (IEEE 802.11-2020, annex J.4)."""
     return hashlib.pbkdf2_hmac("sha1", wifi.passphrase.encode(), wifi.ssid.encode(), 4096, 32).hex()
@@ -106,6 +121,8 @@ def firstrun(device: Device, theirs: bool) -> str:
         f"echo {device.name} > /etc/hostname",
         f"sed -i 's/^127.0.1.1.*/127.0.1.1\\t{device.name}/' /etc/hosts",
     ]
+    if device.wifi:
+        lines += ["rfkill unblock wifi"]  # blocked until a country is set, which cmdline.txt does
     if theirs:
         lines += [f'bash "$here/{FIRSTRUN_BEFORE}"', f'rm -f "$here/{FIRSTRUN_BEFORE}"']
     if device.ssh_key:

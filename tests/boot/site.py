@@ -13,6 +13,8 @@ import numpy as np
 from aggregator.demo.broker import start_broker
 from aggregator.demo.plan import SITE, Options, device_arrays
 from aggregator.settings import ModelSection, TrainingSection
+from firmware_profiles.flash.device import Wifi
+from firmware_profiles.flash.seeds import wifi_key
 from tests.arm.federation import write_pictures
 from tests.boot.machine import GATEWAY, GATEWAY_PORT, Machine
 from tests.e2e.certificates import make_certificates
@@ -36,6 +38,7 @@ class Site:
     began_s: float = field(default_factory=time.monotonic)
     times_s: dict[str, float] = field(default_factory=dict)
     facts: dict[str, object] = field(default_factory=dict)
+    more_secrets: list[bytes] = field(default_factory=list)
 
     def mark(self, what: str) -> None:
         """Note when something happened, in seconds since the board was first switched on."""
@@ -44,7 +47,8 @@ class Site:
     def secrets(self) -> list[bytes]:
         """What must never be read anywhere but in the service's own folder."""
         key = (self.certificates / "client.key").read_text().splitlines()
-        return [PASSWORD.encode(), *(line.encode() for line in key if not line.startswith("-----"))]
+        key_lines = [line.encode() for line in key if not line.startswith("-----")]
+        return [PASSWORD.encode(), *key_lines, *self.more_secrets]
 
 
 @contextmanager
@@ -85,10 +89,11 @@ def site(tmp_path: Path, rounds: int, epochs: int, devices_min: int = 2) -> Iter
         broker.stop()
 
 
-def flash_image(to: Site, source: Path, wheelhouse: Path) -> None:
+def flash_image(to: Site, source: Path, wheelhouse: Path, *more: str | Path) -> None:
     """The command of the how-to; then the device's data are laid onto the card."""
     card = to.machine
-    _flash(to, "image", source, "--out", card.card, "--data", f"/boot/firmware/{DATA}", "--wheelhouse", wheelhouse)
+    where = ("--out", card.card, "--data", f"/boot/firmware/{DATA}")
+    _flash(to, "image", source, *where, "--wheelhouse", wheelhouse, *more)
     card.make_folder(DATA)
     for name, data in _data(to).items():
         card.write(f"{DATA}/{name}", data)
@@ -104,6 +109,15 @@ def flash_seed(to: Site, system: Path, wheelhouse: Path) -> None:
         card.in_root(f"write {to.certificates / name} /srv/{DATA}/{name}")
     card.seed = card.card.with_name("seed.img")
     _flash(to, "seed", "--out", card.seed, "--data", f"/srv/{DATA}", "--wheelhouse", wheelhouse)
+
+
+def wifi_options(to: Site) -> tuple[str | Path, ...]:
+    """Options for a wireless network, whose key is one more secret."""
+    wifi = Wifi("greenhouse", "tomatoes in a row", "DE")
+    passphrase = to.certificates / "wifi"
+    passphrase.write_text(f"{wifi.passphrase}\n")
+    to.more_secrets += [wifi_key(wifi).encode()]
+    return "--wifi", wifi.ssid, "--wifi-password-file", passphrase, "--wifi-country", wifi.country
 
 
 def _flash(to: Site, *arguments: str | Path) -> None:

@@ -25,6 +25,7 @@ from tests.boot.site import (
     site,
     switch_on,
     wait_for,
+    wifi_options,
     without_cloud_init,
 )
 from tests.e2e.harness import params_bytes, undisturbed_bytes
@@ -69,7 +70,7 @@ def test_board_joins_by_itself_and_survives_a_power_cut(tmp_path: Path, system: 
 def test_image_from_before_cloud_init_installs_and_trains(tmp_path: Path, system: Path, wheelhouse: Path) -> None:
     with site(tmp_path, rounds=1, epochs=1) as place:
         run, board = place.run, place.machine
-        flash_image(place, without_cloud_init(system, tmp_path), wheelhouse)
+        flash_image(place, without_cloud_init(system, tmp_path), wheelhouse, *wifi_options(place))
         fix_up(board)
         run.start("aggregator", HOST_DEVICE)
         switch_on(place, "power on")
@@ -82,6 +83,8 @@ def test_image_from_before_cloud_init_installs_and_trains(tmp_path: Path, system
         assert run.wait("aggregator") == 0
         assert run.accepted() == [(1, HOST_DEVICE), (1, BOARD)]
         check_service(place)
+        wifi = "/etc/NetworkManager/system-connections/espalier.nmconnection"
+        assert ask(place, f"sudo stat -c '%a %U' {wifi}") == "600 root\n"
         board.cut_power()
         check_secrets(place)
         record(place, "firstrun")

@@ -17,10 +17,11 @@ from firmware_profiles.flash import first_boot, wheelhouse
 from firmware_profiles.flash.command import app, parse_gateway
 from firmware_profiles.flash.device import Device, Wifi
 from firmware_profiles.flash.plan import boot_files, detect_format
-from firmware_profiles.flash.seeds import extend_cmdline, wifi_key
+from firmware_profiles.flash.seeds import connection_profile, extend_cmdline, wifi_key
 from tests.unit.firmware_profiles.images import BOOKWORM, CMDLINE, TRIXIE
 
 runner = CliRunner()
+KEY = wifi_key(Wifi("greenhouse", "correct horse battery", "DE"))
 BOARD = ["--board", "rpi4b", "--name", "bench", "--gateway", "gateway.local"]
 
 
@@ -187,8 +188,8 @@ def test_a_gateway_is_a_host_with_or_without_a_port(text: str, expected: tuple[s
 # --- first boot ---------------------------------------------------------------------------------------------------
 
 
-def prepared(tmp_path: Path, *more: str) -> Path:
-    card = boot_folder(tmp_path / "bootfs", TRIXIE)
+def prepared(tmp_path: Path, *more: str, files: dict[str, str] = TRIXIE) -> Path:
+    card = boot_folder(tmp_path / "bootfs", files)
     (tmp_path / "password").write_text("geheim\n")
     secret = ["--username", "bench", "--password-file", str(tmp_path / "password")]
     assert runner.invoke(app, ["card", str(card), *BOARD, *secret, *more]).exit_code == 0
@@ -202,8 +203,7 @@ def test_first_boot_places_everything_and_leaves_no_secret_on_the_card(
     card = prepared(
         tmp_path, "--wifi", "greenhouse", "--wifi-password-file", str(tmp_path / "wifi"), "--wifi-country", "DE"
     )
-    key = wifi_key(Wifi("greenhouse", "correct horse battery", "DE"))
-    assert key in (card / "network-config").read_text()
+    assert KEY in (card / "network-config").read_text()
     monkeypatch.setattr(first_boot, "HERE", card / "espalier")
     root = tmp_path / "root"
     for _ in range(2):  # a second run keeps what the first did
@@ -217,9 +217,43 @@ def test_first_boot_places_everything_and_leaves_no_secret_on_the_card(
     assert not (card / "espalier/secrets").exists()
     everything = b"".join(p.read_bytes() for p in card.rglob("*") if p.is_file())
     assert b"geheim" not in everything
-    assert key.encode() not in everything
+    assert KEY.encode() not in everything
     assert (card / "user-data").read_text() == "#cloud-config\n{}\n"
     assert (card / "espalier/install.log").read_text().endswith("done\n")
+
+
+def test_before_cloud_init_the_wireless_network_goes_to_the_network_manager(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wifi").write_text("correct horse battery\n")
+    wifi = ("--wifi", "greenhouse", "--wifi-password-file", str(tmp_path / "wifi"), "--wifi-country", "DE")
+    card = prepared(tmp_path, *wifi, files=BOOKWORM)
+    assert "cfg80211.ieee80211_regdom=DE" in (card / "cmdline.txt").read_text()
+    assert "rfkill unblock wifi" in (card / "firstrun.sh").read_text()
+    monkeypatch.setattr(first_boot, "HERE", card / "espalier")
+    root = tmp_path / "root"
+    assert first_boot.main(root) == 0
+    profile = root / "etc/NetworkManager/system-connections/espalier.nmconnection"
+    assert profile.stat().st_mode & 0o777 == 0o600, "NetworkManager ignores a profile that others may read"
+    assert f"ssid=greenhouse\n[wifi-security]\nkey-mgmt=wpa-psk\npsk={KEY}\n" in profile.read_text()
+    assert [p.name for p in (root / "etc/espalier/secrets").iterdir()] == ["password"], "not the service's business"
+    assert KEY.encode() not in b"".join(p.read_bytes() for p in card.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize(
+    ("ssid", "written"),
+    [("shed-2.4", "shed-2.4"), ("a;b", "97;59;98;"), ("12", "49;50;"), (" x", "32;120;"), ("ü", "195;188;")],
+)
+def test_names_of_networks_that_a_keyfile_would_misread_are_written_as_bytes(ssid: str, written: str) -> None:
+    assert f"\nssid={written}\n" in connection_profile(Wifi(ssid, "correct horse", "DE")).decode()
+
+
+def test_a_wireless_network_beside_a_persons_firstrun_is_refused(tmp_path: Path) -> None:
+    card = boot_folder(tmp_path / "bootfs", {**BOOKWORM, "firstrun.sh": "echo theirs\n"})
+    (tmp_path / "wifi").write_text("correct horse battery\n")
+    wifi = ["--wifi", "x", "--wifi-password-file", str(tmp_path / "wifi"), "--wifi-country", "DE"]
+    assert "leave out --wifi" in str(runner.invoke(app, ["card", str(card), *BOARD, *wifi]).exception)
+    assert (card / "cmdline.txt").read_text() == BOOKWORM["cmdline.txt"]
 
 
 def test_first_boot_that_fails_says_so_on_the_card_and_still_leaves_no_secret(
