@@ -5,10 +5,7 @@ too narrow: on a CIFAR-10 network 3.8 points of accuracy were lost that true ran
 alone on a fresh quantiser, and the least and greatest of all are given back.
 """
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,7 @@ from device_runtime.wire.support import FloatArray
 from export.deploy.runners import require
 from export.graph import INPUT
 from export.tflite.flatbuffer import SIGNATURE, load_schema, pack, set_metadata
+from export.tflite.quiet import quiet
 from export.tflite.reading import read_model
 
 Ranges = dict[str, dict[str, Any]]
@@ -35,7 +33,7 @@ def quantise_tflite(model: bytes, calibration: FloatArray, metadata: Mapping[str
     try:
         ranges = _true_ranges(model, recipe, np.ascontiguousarray(samples))
         quantiser = _quantiser(model, recipe)
-        with _silent():
+        with quiet():
             quantised = bytes(quantiser.quantize(ranges, enable_progress_report=False).quantized_model)
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -56,22 +54,10 @@ def _true_ranges(model: bytes, recipe: list[dict[str, Any]], samples: FloatArray
     """The least and greatest value of every tensor over all samples."""
     found: Ranges = {}
     for i in range(len(samples)):
-        with _silent():
+        with quiet():
             seen = _quantiser(model, recipe).calibrate({SIGNATURE: [{INPUT: samples[i : i + 1]}]}, num_threads=1)
         for name, entry in seen.items():
             known = found.setdefault(name, dict(entry))
             known["min"] = np.minimum(known["min"], entry["min"])
             known["max"] = np.maximum(known["max"], entry["max"])
     return found
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """The quantiser prints its progress and its interpreter warns of what calibration is for."""
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
-        yield

@@ -4,15 +4,11 @@ litert-torch is Google's converter from torch.export to LiteRT (formerly ai-edge
 compiler, over a gigabyte beside torch, and exists for x86-64 only; nothing else here needs it.
 """
 
-import contextlib
 import copy
 import importlib.util
-import io
-import logging
 import platform
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from export.deploy.net import Shape
 from export.deploy.runners import channels_last, require
 from export.graph import INPUT, OUTPUT
 from export.tflite.flatbuffer import load_schema, pack, set_metadata
+from export.tflite.quiet import quiet
 from export.tflite.reading import read_model, text
 from export.torch_import import make_module, set_tensors
 
@@ -55,7 +52,7 @@ def convert_torch(spec: str, model: ModelProto, shape: Shape, metadata: Mapping[
         module, _values(model, {name for name, _ in (*module.named_parameters(), *module.named_buffers())}), spec
     )
     try:
-        with _silent():
+        with quiet():
             data = _convert(litert_torch, module, shape)
     except Exception as error:  # torch.export, jax and the MLIR passes have no common base
         reason = str(error).strip().partition("\n")[0][:300]
@@ -69,7 +66,7 @@ def convert_torch(spec: str, model: ModelProto, shape: Shape, metadata: Mapping[
 def _load() -> Any:
     if importlib.util.find_spec(_MODULE) is None and platform.machine() != "x86_64":
         raise UsageError(f"{_PACKAGE} has no build for {platform.machine()}: export on an x86-64 machine")
-    with _silent():
+    with quiet():
         return require(_MODULE, _PACKAGE)
 
 
@@ -126,20 +123,3 @@ def _renamed(data: bytes, metadata: Mapping[str, bytes]) -> bytes:
         if buffer.data is not None:
             buffer.data = np.asarray(buffer.data, dtype=np.uint8)
     return pack(model)
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """The converter draws its progress, and what it imports warns of its own deprecations and missing GPU kernels."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -1,11 +1,9 @@
 """Boards are made once per session: the root from its cache, the wheel from this checkout."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from aggregator.demo.broker import Broker, find_binary, start_broker
 from benchmarks.install_size import build_wheel
 from tests.arm.board import Board, NoBoardError, make_board, make_root
 
@@ -35,13 +33,3 @@ def board(arm_root: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory)
 def gateway(arm_root: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Board:
     """A board with the aggregator, as `pip install 'espalier-fl[aggregator]'` gives it."""
     return make_board(arm_root, wheel, tmp_path_factory.mktemp("gateway"), "aggregator")
-
-
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Broker]:
-    """Mosquitto on the loopback."""
-    if find_binary("mosquitto") is None:
-        pytest.skip("mosquitto is not installed")
-    started = start_broker("mosquitto", tmp_path / "broker")
-    yield started
-    started.stop()

@@ -16,16 +16,6 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     started.stop()
 
 
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Broker]:
-    """A Mosquitto on the loopback."""
-    if find_binary("mosquitto") is None:
-        pytest.skip("mosquitto is not installed")
-    started = start_broker("mosquitto", tmp_path / "broker")
-    yield started
-    started.stop()
-
-
 @pytest.fixture(params=["nats", "mosquitto"])
 def broker_kind(request: pytest.FixtureRequest) -> str:
     """Each kind of broker that is installed."""

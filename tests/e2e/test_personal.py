@@ -47,16 +47,6 @@ OPTIONS = Options(
 )  # fmt: skip
 
 
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Broker]:
-    """A real broker."""
-    if find_binary("mosquitto") is None:
-        pytest.skip("mosquitto is not installed")
-    started = start_broker("mosquitto", tmp_path / "broker")
-    yield started
-    started.stop()
-
-
 @contextmanager
 def personal_fleet(
     options: Options, folder: Path, port: int, personal: dict[str, Choice] | None = None
