@@ -33,12 +33,12 @@ from tests.e2e.harness import params_bytes, undisturbed_bytes
 pytestmark = [pytest.mark.boot, pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(2400)]
 
 BOOT_TIMEOUT_S, ROUND_TIMEOUT_S = 400.0, 400.0
-TRAIN_S_MIN = 8.0  # less, and the power might be cut before or after the training of the second round
+TRAIN_S_MIN = 4.0  # less, and the power might be cut before or after the training of the second round
 TOLERANCE = 1e-4
 
 
 def test_board_joins_by_itself_and_survives_a_power_cut(tmp_path: Path, system: Path, wheelhouse: Path) -> None:
-    with site(tmp_path, rounds=2, epochs=10) as place:
+    with site(tmp_path, rounds=2, epochs=30) as place:
         run, board = place.run, place.machine
         flash_image(place, system, wheelhouse)
         run.start("aggregator", HOST_DEVICE)
