@@ -134,9 +134,12 @@ class Federation:
     def start(self) -> RunState:
         """The state before round 1."""
         p = self.settings.pruning
-        sparsity = 0.0 if p.dense_rounds else p.sparsity
-        masks = magnitude_masks(self.initial, keep_counts(self._prunable, sparsity, p.layers))
+        masks = magnitude_masks(self.initial, keep_counts(self._prunable, self._sparsity_at(1), p.layers))
         return RunState(residuals.start(self.initial, masks, p.residual), contribution.ContributionState())
+
+    def _sparsity_at(self, round_index: int) -> float:
+        """The sparsity of the run's mask in a round."""
+        return topology.sparsity_at(self.settings.topology_rule, self.settings.pruning.sparsity, round_index)
 
     def supports(self, state: RunState) -> dict[str, Support]:
         """Where the submodel of this state sits, for every parameter."""
@@ -168,13 +171,15 @@ class Federation:
 
         `engines` gives the engines of each device, best first: its artifact is for the first that can be served.
         `sparsities` are of devices that are pruned further than the run; devices of one sparsity share their blobs.
+        In the dense rounds they wait: every device has the whole model, by which the mask is chosen afterwards.
         Raises EngineError when a device has no engine that can be served.
         """
-        of_run = self.settings.pruning.sparsity
-        chosen = {device: max((sparsities or {}).get(device, of_run), of_run) for device in engines}
+        of_run = self._sparsity_at(round_index)
+        wanted = sparsities or {} if round_index > self.settings.pruning.dense_rounds else {}
+        chosen = {device: max(wanted.get(device, of_run), of_run) for device in engines}
         if attempt == 0:
             self._cut_supports, self._cut_sparsities = {}, {}
-        cuts = {sparsity: self._cut(state, sparsity) for sparsity in dict.fromkeys(chosen.values())}
+        cuts = {sparsity: self._cut(state, sparsity, of_run) for sparsity in dict.fromkeys(chosen.values())}
         assignments = tuple(
             Assignment(
                 id=f"{run_id}-{round_index}-{attempt}-{device}",
@@ -191,10 +196,10 @@ class Federation:
         bytes_max = sum(4 * s.count + _TENSOR_BYTES for s in self.supports(state).values())
         return assignments, bytes_max
 
-    def _cut(self, state: RunState, sparsity: float) -> tuple[str, str]:
+    def _cut(self, state: RunState, sparsity: float, of_run: float) -> tuple[str, str]:
         """The submodel at this sparsity as two stored blobs: names of the parameters and of the supports."""
         supports = self.supports(state)
-        if sparsity > self.settings.pruning.sparsity:
+        if sparsity > of_run:
             theta, layers = state.model.theta, self.settings.pruning.layers
             nested = nested_masks(theta, state.model.masks, sparsity, layers)
             supports = {n: Support.from_mask(nested[n]) if n in nested else s for n, s in supports.items()}
@@ -301,14 +306,16 @@ class Federation:
     ) -> residuals.ModelState:
         """Move the mask, set what was grown, apply the residual policy.
 
-        A mask moves by the size of trained weights; a tensor of which no device sent a value keeps its mask.
+        A mask moves by the size of trained weights; a tensor of which no device sent a value keeps its mask. Only the
+        last dense round prunes that too, by its initial values, as a run without dense rounds would have.
         """
         p, rule = self.settings.pruning, self.settings.topology_rule
         seed = self.settings.run.seed
         masks = topology.next_masks(
             rule, model.theta, model.masks, p.sparsity, round_index, lambda n: Draws(seed, "regrow", round_index, n)
         )
-        masks = {n: mask if covered[n].any() else model.masks[n] for n, mask in masks.items()}
+        if round_index != p.dense_rounds:
+            masks = {n: mask if covered[n].any() else model.masks[n] for n, mask in masks.items()}
         grown = topology.grown_values(rule, round_index, model.theta, model.masks, masks, self.initial)
         return residuals.adopt_masks(model, masks, p.residual, grown)
 

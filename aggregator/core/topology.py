@@ -56,6 +56,11 @@ def end_round_of(round_count: int) -> int:
     return 3 * round_count // 4
 
 
+def sparsity_at(rule: TopologyRule, sparsity: float, round_index: int) -> float:
+    """The sparsity α of the run's mask in a round: 0 in the dense rounds, `sparsity` after. Rounds count from 1."""
+    return 0.0 if round_index <= rule.dense_rounds else sparsity
+
+
 def prune_share_at(rule: TopologyRule, round_index: int) -> float:
     """p^t = (p0/2)(1 + cos(π t / T_end)) for t < T_end, else 0 (RigL: Evci et al., ICML 2020, section 3, "Update
     Schedule"), and 0 up to the round that ends the dense ones. Rounds count from 1."""

@@ -1,11 +1,12 @@
 """Submodels of several sparsities: blobs shared by sparsity, updates read by the assignment's own masks, restarts."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from aggregator.core.pruning import keep_counts
 from aggregator.federation import Federation
-from aggregator.settings import ContributionSection, PruningSection, RunSection, Settings
+from aggregator.settings import ContributionSection, PruningSection, RoundsSection, RunSection, Settings
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import RemoteWireError, UsageError
 from device_runtime.wire.manifest import InputSpec
@@ -66,6 +67,23 @@ def test_without_rates_the_assignments_are_those_of_the_runs_sparsity(federation
     assert plain_max == bytes_max
     lower, _ = federation.assign(state, "run", 1, 0, ENGINES, dict.fromkeys(ENGINES, 0.5))
     assert lower == plain, "no device gets more than the run's mask"
+
+
+def test_rates_wait_until_the_dense_rounds_are_over(tmp_path):
+    settings = msgspec.structs.replace(
+        SETTINGS, pruning=msgspec.structs.replace(SETTINGS.pruning, dense_rounds=1), rounds=RoundsSection(count=3)
+    )
+    federation = Federation(settings, tmp_path)
+    state = federation.start()
+    dense, dense_max = federation.assign(state, "run", 1, 0, ENGINES, SPARSITIES)
+    assert {federation.assigned_sparsity(a) for a in dense} == {0.0}
+    assert len({(a.params_sha, a.support_shas) for a in dense}) == 1
+    offers = {a.device: offer_of(federation, a, 1.0)[0] for a in dense}
+    assert dense_max >= max(o.size_bytes for o in offers.values())
+    state = federation.close(state, 1, offers, {a.device: a for a in dense}).state
+    pruned, pruned_max = federation.assign(state, "run", 2, 0, ENGINES, SPARSITIES)
+    assert [federation.assigned_sparsity(a) for a in pruned] == pytest.approx([0.8, 0.9, 0.9], abs=1e-3)
+    assert pruned_max < dense_max
 
 
 def test_a_sparser_submodel_lies_inside_the_runs_with_its_own_counts_and_the_models_values(federation):
