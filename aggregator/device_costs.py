@@ -3,14 +3,17 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from aggregator.core.rates import Known, Point, RoundTime
+from aggregator.core.rates import GRID, Known, Point, RoundTime
 from aggregator.profiles import CaseFacts, ProfileFacts
 from aggregator.results import RoundResult
+from device_runtime.wire.limits import DURATION_NS_MAX
 from device_runtime.wire.measurement import Measurement, Phase
 from device_runtime.wire.messages import Hello, Offer
 
 ROUNDS_OBSERVED_MAX = 20
 """Older rounds are forgotten: boards warm up, get other work, another supply."""
+SAME_SPARSITY = 0.5 / GRID
+"""Sparsities closer together are one: counts are rounded by layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +66,49 @@ def observations(
     results: Iterable[RoundResult], offers: Iterable[tuple[int, Offer]], engines: Mapping[str, str]
 ) -> dict[str, tuple[RoundTime, ...]]:
     """By device, what its accepted rounds took at their sparsity, on the engine it has now."""
-    sparsities = {(r.round_index, d.name): d.sparsity for r in results for d in r.devices}
-    found: dict[str, list[RoundTime]] = {}
-    for round_index, offer in offers:
-        sparsity = sparsities.get((round_index, offer.device))
-        if sparsity is None or offer.measurement.engine != engines.get(offer.device):
-            continue
-        if (time := round_time(offer.measurement, sparsity)) is not None:
-            found.setdefault(offer.device, []).append(time)
-    return {device: tuple(times) for device, times in found.items()}
+    sparsities = {(d.name, r.round_index): d.sparsity for r in results for d in r.devices}
+    measured: dict[str, dict[int, Measurement]] = {}
+    for index, offer in offers:
+        if (offer.device, index) in sparsities and offer.measurement.engine == engines.get(offer.device):
+            measured.setdefault(offer.device, {})[index] = offer.measurement
+    found = {}
+    for device, rounds in measured.items():
+        own = {index: sparsity for (name, index), sparsity in sparsities.items() if name == device}
+        times = (round_time(m, own[index], _upload(index, rounds, own)) for index, m in rounds.items())
+        found[device] = tuple(time for time in times if time is not None)
+    return found
 
 
-def round_time(measurement: Measurement, sparsity: float) -> RoundTime | None:
+def _upload(index: int, rounds: Mapping[int, Measurement], sparsities: Mapping[int, float]) -> Phase | None:
+    """The upload of a round's update, which the next round tells; until then the one before, if that was as sparse.
+
+    None where neither is known: an upload of a submodel ten times as large says nothing of this one.
+    """
+    if index + 1 in rounds:
+        return rounds[index + 1].upload_previous
+    if abs(sparsities.get(index - 1, sparsities[index]) - sparsities[index]) < SAME_SPARSITY:
+        return rounds[index].upload_previous
+    return None
+
+
+def round_time(measurement: Measurement, sparsity: float, upload: Phase | None) -> RoundTime | None:
     """What a round took, in seconds; None where training was not timed.
 
-    A part that was not timed, such as the upload before the first, counts nothing. The upload before is of the round
-    before, so where the sparsity changes it lags by one round.
+    Another part that was not timed, such as the upload before the first, counts nothing; without an upload that could
+    stand for this round's, nothing is known of its transfers.
     """
     m = measurement
-    if m.train.wall_ns.value is None:
+    if not _is_timed(m.train):
         return None
-    return RoundTime(sparsity, _seconds(m.load, m.train, m.serialise), _seconds(m.download, m.upload_previous))
+    return RoundTime(
+        sparsity, _seconds(m.load, m.train, m.serialise), None if upload is None else _seconds(m.download, upload)
+    )
+
+
+def _is_timed(phase: Phase) -> bool:
+    """Whether there is a time that a clock can have read: whatever a device sends, sums and products stay finite."""
+    return phase.wall_ns.value is not None and 0 <= phase.wall_ns.value <= DURATION_NS_MAX
 
 
 def _seconds(*phases: Phase) -> float:
-    return sum(phase.wall_ns.value or 0 for phase in phases) / 1e9
+    return sum(phase.wall_ns.value or 0 for phase in phases if _is_timed(phase)) / 1e9

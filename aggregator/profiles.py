@@ -7,10 +7,9 @@ from pathlib import Path
 from device_runtime.profile.record import Profile, decode_profile
 from device_runtime.store import write_atomic
 from device_runtime.wire.errors import UsageError
+from device_runtime.wire.limits import DURATION_NS_MAX
 from device_runtime.wire.names import is_name
 from device_runtime.wire.support import sha256_hex
-
-STEP_NS_MAX = 10**15  # a step of eleven days: no clock read that
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def profile_facts(data: bytes, source: str) -> ProfileFacts:
             batch=case.batch,
             sparsity=case.sparsity,
             step_ns_p50=case.step.p50,
-            is_valid=case.verdict.may_aggregate and 0 <= case.sparsity < 1 and 0 < case.step.p50 <= STEP_NS_MAX,
+            is_valid=case.verdict.may_aggregate and 0 <= case.sparsity < 1 and 0 < case.step.p50 <= DURATION_NS_MAX,
         )
         for case in profile.cases
     )

@@ -118,6 +118,8 @@ def _chunk(state: ProfileState, device: str, chunk: Chunk, now_ns: int) -> Step:
         data = transfer.assemble(download) if download.complete else None
     except RemoteWireError as error:
         return _ignore(state, device, chunk.sha, str(error), now_ns)
+    if len(download.chunks) == len(pull.download.chunks):
+        return state, []  # one that is here already is no progress: a place must not be held by it
     if data is not None:
         return _start(_settle(state, device, chunk.sha), [KeepProfile(device, data)], now_ns)
     download, get = transfer.request(download)

@@ -61,11 +61,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class RoundTime:
-    """What an observed round took at its sparsity: load, train and serialise; download and the upload before."""
+    """What an observed round took at its sparsity: load, train and serialise; download and upload, None if unknown."""
 
     sparsity: float
     training_s: float
-    transfer_s: float
+    transfer_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def fit(known: Known) -> RoundCost | None:
     0 s for nothing kept, which the first round at another sparsity confirms or corrects.
     """
     trained = tuple(Point(o.sparsity, o.training_s) for o in known.observed)
-    moved = tuple(Point(o.sparsity, o.transfer_s) for o in known.observed)
+    moved = tuple(Point(o.sparsity, o.transfer_s) for o in known.observed if o.transfer_s is not None)
     groups = [group for group in (trained, known.profiled) if group]
     if not groups:
         return None

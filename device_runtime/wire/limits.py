@@ -32,6 +32,8 @@ DEVICE_COUNT_MAX: Final = 10_000
 SAMPLE_COUNT_MAX: Final = 100_000_000
 ROUND_COUNT_MAX: Final = 1_000_000
 INBOX_COUNT_MAX: Final = 4096
+# Eleven days: no clock read that for a training step or a phase of a round, and sums of such stay finite.
+DURATION_NS_MAX: Final = 10**15
 
 # The record of a profile run with all raw samples; ten cases of a model with steps of a millisecond have 5 MB.
 PROFILE_BYTES_MAX: Final = 16 * MIB

@@ -3,13 +3,14 @@
 import msgspec
 import pytest
 
-from aggregator.core.rates import Point, RoundTime
+from aggregator.core.rates import Known, Point, RatesRule, RoundTime, capability_sparsities, fit
 from aggregator.device_costs import Trained, known_of, observations, round_time
 from aggregator.profiles import profile_facts
 from aggregator.results import DeviceRound, RoundResult
 from device_runtime.profile.record import encode_profile
-from device_runtime.wire.measurement import ABSENT, Phase, measured
-from device_runtime.wire.messages import BlobRef
+from device_runtime.wire.limits import DURATION_NS_MAX
+from device_runtime.wire.measurement import ABSENT, NO_PHASE, Phase, measured
+from device_runtime.wire.messages import BlobRef, Offer
 from tests import fakes
 from tests.profiles import make_case, make_profile
 
@@ -77,29 +78,75 @@ def test_a_kept_profile_that_the_device_no_longer_names_is_not_used():
         assert (known.profiled, why) == ((), "")
 
 
-def test_a_round_took_its_transfers_and_its_training():
-    def phase(ms: int) -> Phase:
-        return Phase(measured(ms * 1_000_000), ABSENT)
+def phase(ms: float) -> Phase:
+    return Phase(measured(ms * 1_000_000), ABSENT)
 
-    full = msgspec.structs.replace(
-        fakes.measurement(), download=phase(1), load=phase(20), train=phase(300), serialise=phase(4000),
-        upload_previous=phase(50_000),
+
+def result(index: int, sparsity: float) -> RoundResult:
+    """A committed round of one device."""
+    return RoundResult(
+        round_index=index, accuracy_dense=None, accuracy_sparse=None, loss_sparse=None, bytes_up=0, bytes_down=0,
+        wall_s=1.0, devices=[device_round("pi-1", sparsity)],
     )  # fmt: skip
-    nothing = Phase(ABSENT, ABSENT)
-    assert round_time(full, 0.8) == RoundTime(0.8, pytest.approx(4.32), pytest.approx(50.001))
-    first = msgspec.structs.replace(full, upload_previous=nothing)
-    assert round_time(first, 0.8) == RoundTime(0.8, pytest.approx(4.32), pytest.approx(0.001))
-    assert round_time(msgspec.structs.replace(full, train=nothing), 0.8) is None
+
+
+def offered(index: int, **phases: Phase) -> tuple[int, Offer]:
+    """The round and the offer of a device with these times."""
+    offer = fakes.offer(fakes.assignment("pi-1", index))
+    return index, msgspec.structs.replace(offer, measurement=msgspec.structs.replace(offer.measurement, **phases))
+
+
+def test_a_round_took_its_transfers_and_its_training():
+    full = msgspec.structs.replace(
+        fakes.measurement(), download=phase(1), load=phase(20), train=phase(300), serialise=phase(4000)
+    )
+    assert round_time(full, 0.8, phase(50_000)) == RoundTime(0.8, pytest.approx(4.32), pytest.approx(50.001))
+    assert round_time(full, 0.8, NO_PHASE) == RoundTime(0.8, pytest.approx(4.32), pytest.approx(0.001))
+    assert round_time(full, 0.8, None) == RoundTime(0.8, pytest.approx(4.32), None)
+    assert round_time(msgspec.structs.replace(full, train=NO_PHASE), 0.8, None) is None
 
 
 def test_rounds_are_observed_at_their_own_sparsity_and_on_the_present_engine():
-    def result(index: int, sparsity: float) -> RoundResult:
-        return RoundResult(
-            round_index=index, accuracy_dense=None, accuracy_sparse=None, loss_sparse=None, bytes_up=0, bytes_down=0,
-            wall_s=1.0, devices=[device_round("pi-1", sparsity)],
-        )  # fmt: skip
-
-    offers = [(index, fakes.offer(fakes.assignment("pi-1", index))) for index in (1, 2, 3)]
+    offers = [offered(1), offered(2), offered(3)]
     found = observations([result(1, 0.8), result(2, 0.9)], offers, {"pi-1": "fake"})
-    assert found == {"pi-1": (RoundTime(0.8, 1e-5, 0.0), RoundTime(0.9, 1e-5, 0.0))}, "round 3 has no result yet"
+    assert found == {"pi-1": (RoundTime(0.8, 1e-5, 0.0), RoundTime(0.9, 1e-5, None))}, "round 3 has no result yet"
     assert observations([result(1, 0.8)], offers, {"pi-1": "another"}) == {}
+
+
+def test_an_upload_counts_for_the_round_whose_update_it_was():
+    """A dense upload of 1000 ms is told with the first pruned round, and is not what a pruned update takes."""
+    sparsities = {1: 0.0, 2: 0.0, 3: 0.9}
+    results = [result(index, sparsity) for index, sparsity in sparsities.items()]
+    uploads = {1: NO_PHASE, 2: phase(1000), 3: phase(1002)}
+    offers = [offered(i, upload_previous=u, download=phase(2000 * (1 - sparsities[i]))) for i, u in uploads.items()]
+    (times,) = observations(results, offers, {"pi-1": "fake"}).values()
+    assert [t.transfer_s for t in times] == [pytest.approx(3.0), pytest.approx(3.002), None]
+    results.append(result(4, 0.9))
+    offers.append(offered(4, upload_previous=phase(100), download=phase(200)))
+    (times,) = observations(results, offers, {"pi-1": "fake"}).values()
+    assert [t.transfer_s for t in times[2:]] == [pytest.approx(0.3)] * 2, "the next round is taken to be like it"
+    cost = fit(Known(observed=times))
+    assert cost is not None
+    assert cost.at(0.9) == pytest.approx(0.3, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["download", "load", "train", "serialise", "upload_previous"])
+@pytest.mark.parametrize("ns", [-1, DURATION_NS_MAX + 1, 1.7e308, -1.7e308])
+def test_a_time_that_no_clock_read_is_none(name, ns):
+    """Sums of such times overflow, and what is not a number would end the aggregator or the policy for everyone."""
+    _, offer = offered(1, **{name: Phase(measured(ns), ABSENT)})
+    _, clean = offered(1, **{name: NO_PHASE})
+    engines = {"pi-1": "fake"}
+    assert observations([result(1, 0.8)], [(1, offer)], engines) == observations(
+        [result(1, 0.8)], [(1, clean)], engines
+    )
+
+
+def test_one_device_that_lies_about_its_times_moves_nobody_but_itself():
+    honest = {f"pi-{i}": Known(observed=(RoundTime(0.8, 1.0, 1.0),)) for i in range(2, 6)}
+    worst = Phase(measured(DURATION_NS_MAX), ABSENT)
+    _, offer = offered(1, download=worst, load=worst, train=worst, serialise=worst, upload_previous=worst)
+    observed = observations([result(1, 0.8)], [(1, offer)], {"pi-1": "fake"})["pi-1"]
+    chosen = capability_sparsities(RatesRule("capability"), 0.8, honest | {"pi-1": Known(observed=observed)})
+    assert {d: chosen[d] for d in honest} == dict.fromkeys(honest, 0.8)
+    assert 0.8 <= chosen["pi-1"] <= 0.95

@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
-from aggregator.profiles import STEP_NS_MAX, KeptProfiles, profile_facts, read_kept
+from aggregator.profiles import KeptProfiles, profile_facts, read_kept
 from device_runtime.profile.record import encode_profile, read_profile
 from device_runtime.wire.errors import UsageError
+from device_runtime.wire.limits import DURATION_NS_MAX
 from device_runtime.wire.support import sha256_hex
 from tests.profiles import make_case, make_profile
 
@@ -65,7 +66,7 @@ def test_what_is_no_profile_is_a_sentence_and_leaves_what_was_kept(tmp_path, dat
 
 @pytest.mark.parametrize(
     "changed",
-    [{"sparsity": 1.5}, {"sparsity": -0.1}, {"step_ns": 0}, {"step_ns": STEP_NS_MAX + 1}, {"step_ns": 10**400}],
+    [{"sparsity": 1.5}, {"sparsity": -0.1}, {"step_ns": 0}, {"step_ns": DURATION_NS_MAX + 1}, {"step_ns": 10**400}],
     ids=str,
 )
 def test_a_case_with_numbers_that_cannot_be_is_not_for_a_policy(changed):

@@ -140,6 +140,31 @@ def test_progress_resets_the_count_of_silences():
     assert "pi-1" in puller.state.pulls
 
 
+def test_a_place_is_not_held_by_the_same_chunk_again_and_again():
+    puller = Puller()
+    for name in ("pi-1", "pi-2", "pi-3"):
+        puller.hears(name, hello(name, ref()))
+    for _ in range(SILENCES_MAX + 1):
+        for name in ("pi-1", "pi-2"):
+            puller.hears(name, cut_chunk(PROFILE, ref().sha, 0))
+        puller.waits()
+    assert "pi-3" in puller.state.pulls
+
+
+def test_a_device_that_names_another_profile_with_every_hello_holds_nobody_up():
+    puller = Puller()
+    for number in range(100):
+        for name in ("pi-1", "pi-2"):
+            puller.hears(name, hello(name, ref(sha=fakes.sha(f"{name} {number}"))))
+        if number == 50:
+            puller.hears("pi-3", hello("pi-3", ref()))
+        puller.answers("pi-3")
+    assert puller.kept == [("pi-3", PROFILE)]
+    assert len(puller.state.pulls) <= limits.PROFILE_PULLS_MAX
+    assert len(puller.state.waiting) + len(puller.state.settled) <= 3
+    assert puller.notes == []
+
+
 def test_an_oversized_one_is_told_of_once_and_never_asked_for():
     puller = Puller()
     for _ in range(3):
