@@ -46,9 +46,12 @@ class PersonalFiles:
             _read(self._own, _MEND_OWN)
             _read(self._before, _MEND_BEFORE)
 
-    def fits(self, kept_back: tuple[str, ...]) -> bool:
-        """Whether an offer of an earlier life keeps back what is personal now."""
-        return bool(kept_back) if isinstance(self._choice, str) else set(self._choice) <= set(kept_back)
+    def fits(self, kept_back: tuple[str, ...], chosen: Choice) -> bool:
+        """Whether an offer of an earlier life, made when `chosen` was personal, keeps back what is personal now.
+
+        Which tensors "last" names only an artifact tells: then the settings must be what they were.
+        """
+        return self._choice == chosen if isinstance(self._choice, str) else set(self._choice) <= set(kept_back)
 
     def begin(self, assignment: Assignment, manifest: Manifest) -> Personal:
         """What the work of an assignment begins from: the same at every call until other work was kept.

@@ -19,6 +19,7 @@ from device_runtime.heart import Heart
 from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
 from device_runtime.metering.phases import SpanTimer
 from device_runtime.offered_profile import offered_profile
+from device_runtime.personal import Choice
 from device_runtime.personal_file import PersonalFiles
 from device_runtime.store import BlobStore, write_atomic
 from device_runtime.threads import training_threads
@@ -34,6 +35,13 @@ from device_runtime.wire.version import VERSION
 
 TICK_S = 0.25
 log = logging.getLogger("espalier.device")
+
+
+class Spooled(msgspec.Struct, frozen=True, kw_only=True):
+    """What the spool holds: an offer, and what was personal in the settings when its update was made."""
+
+    offer: Offer
+    personal: Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +199,8 @@ class Device:
                 threading.Thread(target=self._train, args=(assignment,), daemon=True).start()
             case agent.SpoolUpdate(offer, update):
                 self._blobs.put(update)
-                write_atomic(self._spool, msgspec.json.encode(offer))
+                spooled = Spooled(offer=offer, personal=self._settings.personal)
+                write_atomic(self._spool, msgspec.json.encode(spooled))
             case agent.Serve(get):
                 self._serve(get)
             case agent.Unspool(receipt):
@@ -216,10 +225,10 @@ class Device:
     def _read_spool(self) -> Offer | None:
         """The offer not yet receipted, None when there is none, or when it would upload what is personal by now."""
         try:
-            offer = msgspec.json.decode(self._spool.read_bytes(), type=Offer)
+            spooled = msgspec.json.decode(self._spool.read_bytes(), type=Spooled)
         except (FileNotFoundError, UnicodeDecodeError, msgspec.MsgspecError):
             return None
-        return offer if self._personal.fits(offer.kept_back) else None
+        return spooled.offer if self._personal.fits(spooled.offer.kept_back, spooled.personal) else None
 
     def _spooled(self, assignment_id: str) -> Offer | None:
         """The offer left by this assignment, if its update is still whole."""

@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -318,10 +319,13 @@ def test_a_damaged_layer_ends_the_device_before_it_joins(tmp_path: Path, mosquit
         assert "move it away" in line
 
 
-def test_an_update_from_before_a_layer_became_personal_is_trained_anew(tmp_path: Path, mosquitto: Broker) -> None:
+@pytest.mark.parametrize("before", [(), ("fc1.weight",)], ids=["nothing before", "another before"])
+def test_an_update_from_before_a_layer_became_personal_is_trained_anew(
+    before: Choice, tmp_path: Path, mosquitto: Broker
+) -> None:
     options = msgspec.structs.replace(OPTIONS, rounds=1, devices=1, training=TrainingSection(local_epochs=120))
     recorder = Recorder(mosquitto.port)
-    with personal_fleet(options, tmp_path / "run", mosquitto.port, {}) as run:
+    with personal_fleet(options, tmp_path / "run", mosquitto.port, {"device-01": before}) as run:
         run.start_all()
         wait_until(lambda: "fetching -> training" in run.log("device-01"), 20, "training")
         run.signal("aggregator", signal.SIGSTOP)
@@ -330,7 +334,7 @@ def test_an_update_from_before_a_layer_became_personal_is_trained_anew(tmp_path:
         run.end("device-01", signal.SIGKILL)
         run.end("aggregator", signal.SIGKILL)
         config = folder / "device.toml"
-        config.write_text(config.read_text().replace("personal = []", 'personal = "last"'))
+        config.write_text(re.sub(r"(?s)personal = \[.*?\]", 'personal = "last"', config.read_text()))
         with recorder.listening():
             run.start("aggregator", "device-01")
             run.finish()

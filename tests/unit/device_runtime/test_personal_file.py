@@ -160,9 +160,12 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path):
 
 def test_offers_of_an_earlier_life_fit_when_they_keep_back_all_that_is_personal_now(tmp_path):
     named = PersonalFiles(tmp_path, ("a", "b"))
-    assert named.fits(("a", "b", "c"))
-    assert not named.fits(("a",))
-    assert not named.fits(())
-    assert PersonalFiles(tmp_path, "last").fits(("a",))
-    assert not PersonalFiles(tmp_path, "last").fits(())
-    assert PersonalFiles(tmp_path, ()).fits(())
+    assert named.fits(("a", "b", "c"), ("a", "b", "c"))
+    assert named.fits(("a", "b"), "last")
+    assert not named.fits(("a",), ("a",))
+    assert not named.fits((), ())
+    last = PersonalFiles(tmp_path, "last")
+    assert last.fits(("a",), "last")
+    assert not last.fits(("a",), ("a",)), "whether that is the last layer is not known here"
+    assert not last.fits((), ())
+    assert PersonalFiles(tmp_path, ()).fits((), ())
