@@ -118,13 +118,18 @@ def devices(folder: Folder, as_json: AsJson = False) -> None:
     from aggregator.inspection import device_rows
 
     rows = device_rows(folder)
-    shown = (
-        "device", "member", "samples", "weight", "contribution", "sparsity", "step_ms_p50", "bytes_up", "profile",
-    )  # fmt: skip
-    _show(rows if as_json else [{name: row[name] for name in shown} for row in rows], "devices", as_json)
+    _show(rows if as_json else [_in_brief(row) for row in rows], "devices", as_json)
     for row in () if as_json else rows:
         if row["kept_back"]:
             typer.echo(f"{row['device']} keeps for itself: {row['kept_back']}")
+
+
+def _in_brief(row: dict[str, object]) -> dict[str, object]:
+    """What of a device's row stands in 80 columns."""
+    shown = ("device", "member", "samples", "weight", "contribution", "sparsity", "step_ms_p50")
+    bytes_up = row["bytes_up"]
+    assert isinstance(bytes_up, int), "bytes are counted"
+    return {name: row[name] for name in shown} | {"MB up": bytes_up / 1e6, "profile": row["profile"]}
 
 
 # Heads that let a table stand in 80 columns; --json has the full names.
@@ -154,6 +159,6 @@ def _show(rows: list[dict[str, object]], title: str, as_json: bool) -> None:
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
+    if isinstance(value, float):  # at most 6 characters below 1, so that the table stands in 80 columns
+        return f"{value:.4g}" if abs(value) >= 1 else f"{value:.4f}".rstrip("0").rstrip(".")
     return "-" if value is None else str(value)
