@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -63,19 +63,39 @@ def _explain(text: str, type_: type[object]) -> str:
     if not found:
         place = re.search(r" - at `\$\.?(.*?)`$", text)
         reason = text[: place.start()] if place else text
+        if place and (choices := _choices(type_, place.group(1))):
+            reason += f"; use one of {', '.join(choices)}"
         return f"[{place.group(1)}] {reason}" if place and place.group(1) else reason
     key, section = found.group(1), found.group(2) or ""
     known = _fields(type_, section)
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean '{near[0]}'" if near else f"known keys: {', '.join(known)}"
+    if section and key in _fields(type_, ""):
+        hint = "it stands at the top, above the first [section]"
     return f"unknown key '{key}' in {f'[{section}]' if section else 'the top level'}; {hint}"
+
+
+def _choices(type_: type[object], path: str) -> list[str]:
+    """The values that a key of few values may have, given as a dotted path; none for any other."""
+    section, _, key = path.rpartition(".")
+    found = _types(type_, section).get(key)
+    return [str(value) for value in get_args(found)] if get_origin(found) is Literal else []
 
 
 def _fields(type_: type[object], section: str) -> list[str]:
     """The keys of a section, given as a dotted path."""
+    return list(_types(type_, section))
+
+
+def _types(type_: type[object], section: str) -> dict[str, object]:
+    """The type of every key of a section, given as a dotted path; none where it is no section."""
     current: object = type_
     for part in filter(None, re.sub(r"\[.*?\]", "", section).split(".")):
-        current = next((f.type for f in msgspec.structs.fields(current) if f.encode_name == part), None)  # type: ignore[arg-type]
-        if not (isinstance(current, type) and issubclass(current, msgspec.Struct)):
-            return []
-    return [f.encode_name for f in msgspec.structs.fields(current)]  # type: ignore[arg-type]
+        current = _types_of(current).get(part)
+    return _types_of(current)
+
+
+def _types_of(type_: object) -> dict[str, object]:
+    if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
+        return {}
+    return {f.encode_name: f.type for f in msgspec.structs.fields(type_)}

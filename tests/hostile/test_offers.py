@@ -83,6 +83,21 @@ def test_an_update_of_nothing_is_refused(federation, state):
         federation.check(assigned(federation, state, "pi-1")["pi-1"], offer, data)
 
 
+def test_an_update_that_keeps_tensors_back_must_still_have_the_masks_of_its_own_assignment(federation, state):
+    engines = {"pi-1": ["portable"], "pi-2": ["portable"]}
+    own = {a.device: a for a in federation.assign(state, "run", 1, 0, engines, {"pi-2": 0.95})[0]}
+    offer, data = made(federation, state, HEAD, HEAD)
+    federation.check(own["pi-1"], offer, data)
+    with pytest.raises(RemoteWireError, match="values were expected"):
+        federation.check(own["pi-2"], offer, data)
+    narrow = {n: s for n, s in federation.assigned_supports(own["pi-2"]).items() if n not in HEAD}
+    ones = {n: Kept(np.full(s.count, 1.0, dtype=np.float32), s) for n, s in narrow.items()}
+    fitting = encode_kept(ones, lambda _: "fp16", lambda n: Draws(0, "test", n))
+    federation.check(own["pi-2"], offer, fitting)
+    with pytest.raises(RemoteWireError, match=r"tensor 'fc3.* is missing"):
+        federation.check(own["pi-2"], msgspec.structs.replace(offer, kept_back=()), fitting)
+
+
 def test_a_layer_that_one_device_keeps_moves_by_the_others(federation, state):
     offers = {"pi-1": made(federation, state, HEAD, HEAD)[0], "pi-2": made(federation, state, (), (), "pi-2")[0]}
     after = federation.close(state, 1, offers, assigned(federation, state, *offers))

@@ -1,8 +1,10 @@
 """Settings of a run that cannot work are one sentence, before anything is built."""
 
+from pathlib import Path
+
 import pytest
 
-from aggregator.settings import PruningSection, RatesSection, RunSection, Settings, check_settings
+from aggregator.settings import PruningSection, RatesSection, RunSection, Settings, check_settings, load_settings
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec
 from device_runtime.wire.settings import LinkSettings
@@ -33,3 +35,9 @@ def test_fixed_rates_ask_nothing_of_the_most():
 def test_rates_out_of_range_are_refused(rates):
     with pytest.raises(UsageError, match=next(iter(rates))):
         check_settings(settings(policy="capability", **rates))
+
+
+def test_a_word_that_is_none_of_a_few_is_told_which_those_are():
+    text = '[run]\nfolder = "r"\n[input]\nshape = [1]\n[link]\nallow_unsigned = true\n[rates]\npolicy = "capabilty"\n'
+    with pytest.raises(UsageError, match=r"\[rates.policy\] .*'capabilty'; use one of fixed, capability, contribution"):
+        load_settings(Path("a.toml"), text)

@@ -24,6 +24,10 @@ def test_a_whole_number_serves_as_a_real_one():
     ("text", "says"),
     [
         ('nme = "a"\n' + GOOD, "device.toml: unknown key 'nme' in the top level; did you mean 'name'."),
+        (
+            GOOD + 'personal = "last"\n',
+            "unknown key 'personal' in [link]; it stands at the top, above the first [section].",
+        ),
         (GOOD + 'hosst = "h"\n', "device.toml: unknown key 'hosst' in [link]; did you mean 'host'."),
         (GOOD.replace("source", "sorce"), "device.toml: unknown key 'sorce' in [data]; did you mean 'source'."),
         (
