@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from aggregator.plain_text import plain
+
 app = typer.Typer(
     add_completion=False, help="Run the aggregator on this gateway, and look at its runs.", no_args_is_help=True
 )
@@ -54,9 +56,9 @@ def _print_line(kind: str, fields: dict[str, object]) -> None:
         text = f"round {fields['round_index']}: accuracy dense {_share(dense)} sparse {_share(sparse)}"
         typer.echo(f"{text}, {fields['bytes_up']} bytes up, {fields['wall_s']:.2f} s")
     elif kind == "note":
-        typer.echo(str(fields["text"]))
+        typer.echo(plain(str(fields["text"])))
     elif kind in ("device_joined", "device_returned", "device_left", "refused", "profile", "finished"):
-        typer.echo(f"{kind.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in fields.items()))
+        typer.echo(plain(f"{kind.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in fields.items())))
 
 
 def _share(value: object) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from aggregator.plain_text import plain
+
 app = typer.Typer(add_completion=False, help="Compare what boards measured.", no_args_is_help=True)
 
 
@@ -37,9 +39,9 @@ def profiles(
     _print(case_rows(found), "Cases", _CASE_COLUMNS)
     _print(medians(found), "Medians of valid cases", _MEDIAN_COLUMNS)
     for sentence in left_out(found):
-        typer.echo(f"left out of the medians: {sentence}")
+        typer.echo(plain(f"left out of the medians: {sentence}"))
     for sentence in failures(read):
-        typer.echo(f"failed: {sentence}")
+        typer.echo(plain(f"failed: {sentence}"))
     if html is not None:
         typer.echo(f"page: {html}")
 
@@ -68,16 +70,17 @@ _MEDIAN_COLUMNS = {
 def _print(rows: list[dict[str, object]], title: str, columns: dict[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not rows:
         return
     table = Table(*columns.values(), title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in columns))
+        table.add_row(*(Text(_cell(row[name])) for name in columns))  # no markup: a device wrote it
     Console(highlight=False).print(table)
 
 
 def _cell(value: object) -> str:
     if value is None:
         return "\N{EN DASH}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else plain(str(value))

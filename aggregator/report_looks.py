@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from aggregator.plain_text import plain
 from aggregator.report_page import Html, Key
 from aggregator.results import DeviceSummary, RunResult
 
@@ -126,7 +127,7 @@ def shorten(name: str, length: int = 24) -> str:
     >>> shorten("raspberry-pi-4-in-the-kitchen-03", 16)
     'raspber…tchen-03'
     """
-    clean = "".join(c if c.isprintable() else " " for c in name)
+    clean = plain(name)
     return clean if len(clean) <= length else clean[: length // 2 - 1] + "…" + clean[-(length // 2) :]
 
 

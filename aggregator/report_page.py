@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
+from aggregator.plain_text import plain
+
 ABSENT = "\N{EN DASH}"
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -38,7 +40,7 @@ def text(value: str) -> Html:
 
 
 def _escape(value: str) -> str:
-    return html.escape("".join(c if c.isprintable() else " " for c in value))
+    return html.escape(plain(value))
 
 
 def element(tag: str, *children: str, **attributes: str) -> Html:

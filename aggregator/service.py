@@ -17,6 +17,7 @@ from aggregator.core.rounds import RoundState
 from aggregator.device_rates import DeviceRates
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger, Traffic
+from aggregator.plain_text import plain
 from aggregator.profiles import KeptProfiles
 from aggregator.results import UPLOADED_BY_NOBODY, RoundResult, uploaded_by_nobody
 from aggregator.run_folder import (
@@ -152,7 +153,7 @@ class Aggregator:
             self._count(device, up=len(payload))
             message = decode_message(payload, allow_unsigned=self._settings.link.allow_unsigned)
         except RemoteWireError as error:
-            log.warning("ignored a message: %s", error)
+            log.warning("ignored a message: %s", plain(str(error)))
             return
         self._step(events.Heard(device, message))
         if self._finished_at is None:
@@ -215,7 +216,7 @@ class Aggregator:
                 self._ledger.refuse(refusal)
                 self._report("refused", {"device": refusal.device, "reason": refusal.reason})
             case events.Note(text):
-                log.info("%s", text)
+                log.info("%s", plain(text))
                 self._report("note", {"text": text})
 
     # --- messages ---------------------------------------------------------------------------------------------
@@ -361,7 +362,7 @@ class Aggregator:
         names = uploaded_by_nobody(d.kept_back for d in result.devices)
         if names and names != self._uploaded_by_nobody:
             text = f"no device uploads {', '.join(names)}: {UPLOADED_BY_NOBODY}"
-            log.info("%s", text)
+            log.info("%s", plain(text))
             self._report("note", {"text": text})
         self._uploaded_by_nobody = names
 

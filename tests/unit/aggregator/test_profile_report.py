@@ -154,6 +154,21 @@ def test_names_from_a_file_are_text_and_never_markup():
     assert "<i>name" not in page
 
 
+def test_words_of_a_device_are_neither_markup_nor_commands_to_a_terminal(tmp_path):
+    """A run keeps the profiles that devices send, and the same command reads them."""
+    words = "[/nope][bold]\x1b[31m$\\frac{$ <b>"
+    profile = make_profile(make_case(), make_case(sparsity=0.5), make_case(sparsity=0.9, kind="noisy"), network=words)
+    profile = msgspec.structs.replace(profile, failures=("\x1b]0;title\x07",))
+    (tmp_path / "pi-1.json").write_bytes(encode_profile(profile))
+    ended = CliRunner().invoke(
+        app, ["profiles", str(tmp_path / "pi-1.json"), "--html", str(tmp_path / "page.html")], env={"COLUMNS": "200"}
+    )
+    assert ended.exit_code == 0, ended.exception
+    assert "[/nope][bold] [31m" in ended.stdout
+    assert "\x1b" not in ended.stdout
+    assert "\x1b" not in (tmp_path / "page.html").read_text()
+
+
 def test_an_emulated_run_is_labelled_and_stands_for_nothing():
     page = profiles_html_of_one(make_profile(make_case(kind="emulated"), emulated="QEMU"))
     _, words = _read(page)
