@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.wire.errors import UsageError
-from device_runtime.wire.support import Params
+from device_runtime.wire.support import FloatArray, Params
 
 LayerRule = Literal["erk", "er", "uniform", "erk_sparsity"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -105,13 +105,13 @@ def nested_masks(params: Params, masks: Mapping[str, Mask], sparsity: float, rul
     sparsity by rounding, and the run's mask bounds every submodel. Ties by flat index. Errors as `magnitude_masks`.
     """
     counts = keep_counts({name: mask.shape for name, mask in masks.items()}, sparsity, rule)
+    return {name: largest_kept(params[name], mask, counts[name]) for name, mask in masks.items()}
+
+
+def largest_kept(weight: FloatArray, mask: Mask, count: int) -> Mask:
+    """The mask of the `count` largest |w| among those that `mask` keeps; all of them when it keeps fewer."""
     # Kept weights score |w| >= 0, the others -1, so that a kept zero still goes before anything off the mask.
-    return {
-        name: largest(
-            np.where(mask, np.abs(params[name]), np.float32(-1.0)), min(counts[name], int(np.count_nonzero(mask)))
-        )
-        for name, mask in masks.items()
-    }
+    return largest(np.where(mask, np.abs(weight), np.float32(-1.0)), min(count, int(np.count_nonzero(mask))))
 
 
 def _sizes(shapes: Shapes, sparsity: float) -> dict[str, int]:

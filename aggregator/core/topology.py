@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from aggregator.core.pruning import LayerRule, Mask, keep_counts, largest, magnitude_masks
+from aggregator.core.pruning import LayerRule, Mask, keep_counts, largest_kept, magnitude_masks
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.support import FloatArray, Params
@@ -135,12 +135,10 @@ def grown_values(
 
 def _prune_and_regrow(weight: FloatArray, mask: Mask, low: int, keep: int, draws: Draws) -> Mask:
     """The `low` largest active weights and `keep` - low others at random; all active ones when fewer are active."""
-    stay = min(low, int(np.count_nonzero(mask)))
-    # Active weights score |w| >= 0, the others -1, so that an active zero still goes before any inactive one.
-    after = largest(np.where(mask, np.abs(weight), np.float32(-1.0)), stay)
+    after = largest_kept(weight, mask, low)
     candidates = np.flatnonzero(~after)
     order = draws.permutation(candidates.size)
     flat = after.ravel()
-    flat[candidates[order[: keep - stay]]] = True
+    flat[candidates[order[: keep - int(np.count_nonzero(after))]]] = True
     regrown: Mask = flat.reshape(mask.shape)
     return regrown
