@@ -6,6 +6,7 @@ No MQTT and no clock: the service drives this over a broker, the in-process run 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -165,29 +166,34 @@ class Federation:
         round_index: int,
         attempt: int,
         engines: Mapping[str, Sequence[str]],
-        sparsities: Mapping[str, float] | None = None,
+        sparsities: Mapping[str, float] = MappingProxyType({}),
+        earlier: Mapping[str, Assignment] = MappingProxyType({}),
     ) -> tuple[tuple[Assignment, ...], int]:
         """The round's assignments, their blobs stored, and the most bytes an update of them can have.
 
         `engines` gives the engines of each device, best first: its artifact is for the first that can be served.
         `sparsities` are of devices that are pruned further than the run; devices of one sparsity share their blobs.
         In the dense rounds they wait: every device has the whole model, by which the mask is chosen afterwards.
+        `earlier` are the assignments of the round's attempts before: a device in them gets the same submodel again,
+        whatever the rates say by now, so that it begins from the same values (a personal layer's too).
         Raises EngineError when a device has no engine that can be served.
         """
         of_run = self._sparsity_at(round_index)
-        wanted = sparsities or {} if round_index > self.settings.pruning.dense_rounds else {}
-        chosen = {device: max(wanted.get(device, of_run), of_run) for device in engines}
+        wanted = sparsities if round_index > self.settings.pruning.dense_rounds else {}
+        chosen = {device: max(wanted.get(device, of_run), of_run) for device in engines if device not in earlier}
         if attempt == 0:
             self._cut_supports, self._cut_sparsities = {}, {}
         cuts = {sparsity: self._cut(state, sparsity, of_run) for sparsity in dict.fromkeys(chosen.values())}
+        submodels = {device: (a.params_sha, a.support_shas) for device, a in earlier.items()}
+        submodels |= {device: cuts[sparsity] for device, sparsity in chosen.items()}
         assignments = tuple(
             Assignment(
                 id=f"{run_id}-{round_index}-{attempt}-{device}",
                 device=device,
                 model_version=round_index,
                 graph_sha=self.artifacts.for_engines(engines[device])[1].graph_sha,
-                params_sha=cuts[chosen[device]][0],
-                support_shas=(cuts[chosen[device]][1],),
+                params_sha=submodels[device][0],
+                support_shas=submodels[device][1],
                 hyper=self.settings.hyper,
                 ttl_s=self.settings.rounds.deadline_s * _TTL_DEADLINES,
             )
@@ -196,7 +202,7 @@ class Federation:
         bytes_max = sum(4 * s.count + _TENSOR_BYTES for s in self.supports(state).values())
         return assignments, bytes_max
 
-    def _cut(self, state: RunState, sparsity: float, of_run: float) -> tuple[str, str]:
+    def _cut(self, state: RunState, sparsity: float, of_run: float) -> tuple[str, tuple[str, ...]]:
         """The submodel at this sparsity as two stored blobs: names of the parameters and of the supports."""
         supports = self.supports(state)
         if sparsity > of_run:
@@ -207,7 +213,7 @@ class Federation:
         params_sha = self.blobs.put(encode_kept(kept, lambda _: "fp32", lambda n: Draws(0, "unused", n)))
         support_sha = self.blobs.put(encode_supports(supports))
         self._cut_supports[support_sha] = supports
-        return params_sha, support_sha
+        return params_sha, (support_sha,)
 
     def assigned_supports(self, assignment: Assignment) -> dict[str, Support]:
         """Where the submodel of an assignment sits, by its own blob, so that a restart changes nothing.

@@ -253,8 +253,9 @@ class Aggregator:
     def _open(self, command: events.OpenRound) -> None:
         self._wall_start = time.monotonic()
         servable = self._servable(command.devices)
+        earlier = {device: task.assignment for device, task in self._state.tasks.items()}
         assignments, bytes_max = self._federation.assign(
-            self._run_state, self._run_id, command.round_index, command.attempt, servable, self._sparsities()
+            self._run_state, self._run_id, command.round_index, command.attempt, servable, self._sparsities(), earlier
         )
         self._ledger.open_round(command.round_index, command.attempt, bytes_max, assignments)
         self._report(

@@ -7,6 +7,7 @@ import pytest
 from aggregator.core.pruning import keep_counts
 from aggregator.federation import Federation
 from aggregator.settings import ContributionSection, PruningSection, RoundsSection, RunSection, Settings
+from device_runtime.personal import work_of
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import RemoteWireError, UsageError
 from device_runtime.wire.manifest import InputSpec
@@ -67,6 +68,20 @@ def test_without_rates_the_assignments_are_those_of_the_runs_sparsity(federation
     assert plain_max == bytes_max
     lower, _ = federation.assign(state, "run", 1, 0, ENGINES, dict.fromkeys(ENGINES, 0.5))
     assert lower == plain, "no device gets more than the run's mask"
+
+
+def test_a_further_attempt_has_the_submodels_of_the_first_whatever_the_rates_say_by_now(federation, tmp_path):
+    """Also after a restart; a device that joins gets what the rates say."""
+    state = federation.start()
+    two = {name: ENGINES[name] for name in ("a", "b")}
+    first = {x.device: x for x in federation.assign(state, "run", 1, 0, two, SPARSITIES)[0]}
+    for of in (federation, Federation(SETTINGS, tmp_path)):
+        changed = {"a": 0.95, "b": 0.8, "c": 0.9}
+        second = {x.device: x for x in of.assign(state, "run", 1, 1, ENGINES, changed, first)[0]}
+        for name, before in first.items():
+            assert second[name].id != before.id
+            assert work_of(second[name]) == work_of(before)
+        assert of.assigned_sparsity(second["c"]) == of.assigned_sparsity(first["b"])
 
 
 def test_rates_wait_until_the_dense_rounds_are_over(tmp_path):
