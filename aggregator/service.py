@@ -156,7 +156,8 @@ class Aggregator:
             log.warning("ignored a message: %s", plain(str(error)))
             return
         self._step(events.Heard(device, message))
-        if self._finished_at is None:
+        taken_in = not isinstance(message, Hello) or device in self._state.members
+        if taken_in and self._finished_at is None:
             self._pull(profiles.heard(self._profiles, device, message, time.monotonic_ns()))
 
     def _pull(self, step: profiles.Step) -> None:

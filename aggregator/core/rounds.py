@@ -35,6 +35,7 @@ from aggregator.core.round_events import (
 )
 from device_runtime.wire import transfer
 from device_runtime.wire.errors import RemoteWireError
+from device_runtime.wire.limits import DEVICE_COUNT_MAX
 from device_runtime.wire.messages import (
     Assignment,
     Chunk,
@@ -196,6 +197,8 @@ def _heard(state: RoundState, device: str, message: Message, now_ns: int) -> Ste
 def _hello(state: RoundState, hello: Hello, now_ns: int) -> Step:
     device = hello.device
     known = state.members.get(device)
+    if known is None and len(state.members) >= DEVICE_COUNT_MAX:
+        return state, [Note(f"{device} is not taken in: there are {DEVICE_COUNT_MAX} devices already")]
     member = Member(hello) if known is None else replace(known, hello=hello, online=True)
     state = replace(state, members={**state.members, device: member})
     commands: list[Command] = []

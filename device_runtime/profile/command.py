@@ -68,14 +68,15 @@ def profile_command(options: Options) -> None:
             plan=plan,
         )
         found = _with_progress(request)
-    console = Console(highlight=False)
-    show(found, console)
-    if options.json:
+    if options.json:  # files first: minutes of measuring must not be lost to a terminal that went away
         write_atomic(options.json, encode_profile(found))
-        console.print(f"raw samples and all values: {options.json}", markup=False)
     if options.html and draw:
         write_atomic(options.html, draw(found).encode())
-        console.print(f"plots: {options.html}", markup=False)
+    console = Console(highlight=False)
+    show(found, console)
+    for what, path in (("raw samples and all values", options.json), ("plots", options.html)):
+        if path:
+            console.print(f"{what}: {path}", markup=False)
 
 
 def plan_of(options: Options) -> Plan:

@@ -161,6 +161,16 @@ def test_a_heartbeat_is_not_enrolled_again_but_a_new_session_is(shell):
     assert Enrol(fakes.hello("a", "s2"), returns=True) in shell.hello("a", "s2")
 
 
+def test_no_more_devices_are_taken_in_than_the_limit_and_those_who_are_stay(shell, monkeypatch):
+    monkeypatch.setattr(rounds, "DEVICE_COUNT_MAX", len(shell.state.members))
+    before = shell.state
+    (note,) = shell.hello("one-too-many")
+    assert isinstance(note, Note)
+    assert "one-too-many is not taken in" in note.text
+    assert shell.state == before
+    assert any(isinstance(c, Enrol) for c in shell.hello(next(iter(before.members)), "s2")), "a member may come back"
+
+
 def test_a_hello_brings_the_open_assignment_once_more(shell):
     assert sent(shell.hello("a"), Assignment) == ["a"]
     shell.offer("a")
