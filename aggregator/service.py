@@ -33,7 +33,7 @@ from aggregator.state import RunState, decode_state, encode_state
 from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
 from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.errors import EngineError, RemoteWireError, UsageError
-from device_runtime.wire.messages import Assignment, Message, Offer, Receipt, RollCall, Verdict
+from device_runtime.wire.messages import Assignment, Hello, Message, Offer, Receipt, RollCall, Verdict
 from device_runtime.wire.topics import all_topic, device_of, down_topic, up_filter
 
 TICK_S = 0.25
