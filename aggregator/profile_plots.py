@@ -32,6 +32,7 @@ _PART_COLOURS = {
     "masking": GREEN,
     "optimizer": PINK,
     "loss": WINE,
+    "accumulation": DARK,
     "statistics": SKY,
     "layout": GREY,
 }

@@ -52,20 +52,29 @@ class OrtTrainer:
         self.manifest = manifest
         self._c: Any = bindings
         ort.set_seed(seed % 2**63)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         self._cpu = bindings.OrtDevice(bindings.OrtDevice.cpu(), bindings.OrtDevice.default_memory(), 0)
-        self._artifact, self._options = artifact, options
+        self._artifact, self._threads = artifact, threads
         self._supports: dict[str, Support] = {}
         self._open_session()
+
+    def _options(self) -> Any:
+        options = import_onnxruntime().SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        return options
+
+    def _make_module(self, training: str, evaluation: str) -> Any:
+        return self._c.Module(training, self._state, evaluation, self._cpu, self._options())
+
+    def _make_optimizer(self, path: str) -> Any:
+        return self._c.Optimizer(path, self._state, self._cpu, self._options())
 
     def _open_session(self) -> None:
         """A session without history: parameters are still to be loaded, the optimizer took no step."""
         self._state = self._c.load_checkpoint(str(self._artifact / "nominal_checkpoint"))
         models = [str(self._artifact / f"{kind}_model.onnx") for kind in ("training", "eval", "optimizer")]
-        self._module = self._c.Module(models[0], self._state, models[1], self._cpu, self._options)
+        self._module = self._make_module(models[0], models[1])
         self._complete_nominal_checkpoint()
         self._owners: list[Any] = []
         names = self._state.parameter_names()
@@ -77,7 +86,7 @@ class OrtTrainer:
         if self.manifest.optimizer.where == "host":
             self._host_optimizer = HostSgd(self.manifest.optimizer, {n: self._values[n] for n in self._trained})
         else:
-            self._graph_optimizer = self._c.Optimizer(models[2], self._state, self._cpu, self._options)
+            self._graph_optimizer = self._make_optimizer(models[2])
         self._has_history = False
 
     def _complete_nominal_checkpoint(self) -> None:

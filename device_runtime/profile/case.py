@@ -21,6 +21,7 @@ from device_runtime.profile.instruments import Instruments, memory
 from device_runtime.profile.layers import layers_of, run_traced
 from device_runtime.profile.methodology import Times, cool_down, distribution, repeat, warm_up
 from device_runtime.profile.phases import Round, sample
+from device_runtime.profile.profiled import PROFILED
 from device_runtime.profile.record import (
     Case,
     Cold,
@@ -131,8 +132,11 @@ class _Run:
 
     def _layers(self, timed_p50_ns: int) -> tuple[Layers | None, str]:
         job = self._job
-        if self.manifest.engine != "portable":
-            return None, f"engine {self.manifest.engine!r} gives no profile by node; engine 'portable' does"
+        if self.manifest.engine not in PROFILED:
+            return (
+                None,
+                f"engine {self.manifest.engine!r} gives no profile by node; it is known of {', '.join(PROFILED)}",
+            )
         self._told("layers", 0.0)
         traced = run_traced(
             Path(job.artifact),

@@ -6,42 +6,24 @@ Profiled and unprofiled steps alternate in blocks, so that the sum over layers c
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from device_runtime.data import Samples
-from device_runtime.engines.portable import PortableTrainer
+from device_runtime.engines import Trainer, open_engine
 from device_runtime.profile.methodology import Told
+from device_runtime.profile.profiled import PROFILED, ProfiledTrainer
 from device_runtime.profile.record import Layer, Layers, Roof, derived, measured
 from device_runtime.profile.roofline import point
 from device_runtime.profile.subject import LEARNING_RATE
-from device_runtime.profile.trace import PARTS, Node, Place, middle_half, place_of, read_trace
+from device_runtime.profile.trace import PARTS, Node, Place, middle_half, place_of, place_of_official
 from device_runtime.wire.cost import Flops, NodeCost
 from device_runtime.wire.manifest import Manifest
 from device_runtime.wire.support import Kept
 
 BLOCK = 5
 _BLOCKS_MIN, _BLOCKS_MAX = 3, 40
-
-
-class ProfiledTrainer(PortableTrainer):
-    """The portable engine with onnxruntime's profiler on, every other option as in the timed run."""
-
-    def __init__(self, artifact: Path, manifest: Manifest, *, threads: int, seed: int, folder: Path) -> None:
-        self._folder = folder
-        super().__init__(artifact, manifest, threads=threads, seed=seed)
-
-    def _options(self) -> Any:
-        options = super()._options()
-        options.enable_profiling = True
-        options.profile_file_prefix = str(self._folder / "trace")
-        return options
-
-    def trace(self) -> str:
-        """End profiling and give the trace."""
-        return Path(self._session.end_profiling()).read_text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +57,15 @@ def run_traced(
 ) -> Traced:  # fmt: skip
     """Step with and without the profiler in turn, for about so many seconds."""
     with tempfile.TemporaryDirectory(prefix="espalier-trace-") as folder:
-        plain = PortableTrainer(artifact, manifest, threads=threads, seed=seed)
-        profiled = ProfiledTrainer(artifact, manifest, threads=threads, seed=seed, folder=Path(folder))
+        plain = open_engine(manifest.engine).open(artifact, threads=threads, seed=seed)
+        profiled = PROFILED[manifest.engine](artifact, manifest, threads=threads, seed=seed, folder=Path(folder))
         times: dict[bool, list[int]] = {False: [], True: []}
-        for trainer in (plain, profiled):
+        trainers: tuple[tuple[bool, Trainer | ProfiledTrainer], ...] = ((False, plain), (True, profiled))
+        for _, trainer in trainers:
             trainer.load(sent, reset_optimizer=True)
         begin, blocks = time.perf_counter(), 0
         while blocks < _BLOCKS_MIN or (time.perf_counter() - begin < seconds and blocks < _BLOCKS_MAX):
-            for is_profiled, trainer in ((False, plain), (True, profiled)):
+            for is_profiled, trainer in trainers:
                 for index in range(BLOCK):
                     batch = batches[index % len(batches)]
                     start = time.perf_counter_ns()
@@ -90,7 +73,7 @@ def run_traced(
                     times[is_profiled].append(time.perf_counter_ns() - start)
             blocks += 1
             told(min(1.0, (time.perf_counter() - begin) / seconds))
-        return Traced(read_trace(profiled.trace()), times[True], times[False])
+        return Traced(profiled.nodes(), times[True], times[False])
 
 
 def layers_of(
@@ -99,9 +82,9 @@ def layers_of(
     """The rows of a trace, costliest first, and how much of the step they explain."""
     profiler_us, steps = profiler_share_us(traced), traced.steps
     groups: dict[Place, list[Node]] = defaultdict(list)
-    masked = _masked_layers(manifest)
+    place = _places(manifest)
     for node in traced.nodes:
-        groups[place_of(node.name, node.op, [c.node for c in manifest.costs], masked)].append(node)
+        groups[place(node.name, node.op)].append(node)
     rows = [_row(place, nodes, manifest, kept, steps, profiler_us, batch, roof) for place, nodes in groups.items()]
     rows.sort(key=lambda row: (-(row.time.value or 0), PARTS.index(row.step_part), row.layer))
     total = sum(row.time.value or 0 for row in rows)
@@ -130,10 +113,14 @@ def profiler_share_us(traced: Traced) -> float:
     return max(0.0, min(cheapest, longer / max(1, len(traced.nodes))))
 
 
-def _masked_layers(manifest: Manifest) -> list[str]:
-    """The layer of every mask, in the manifest's order: the train step numbers its masks so."""
+def _places(manifest: Manifest) -> Callable[[str, str], Place]:
+    """Where a node belongs, by name and operator, in the graphs of the manifest's engine."""
+    layers = [row.node for row in manifest.costs]
     by_weight = {row.weight: row.node for row in manifest.costs}
-    return [by_weight.get(name, name) for name in manifest.prunable]
+    layer_of = {name: by_weight.get(name, name) for name in manifest.prunable}
+    if manifest.engine == "ort_training":
+        return lambda name, op: place_of_official(name, op, layers, layer_of)
+    return lambda name, op: place_of(name, op, layers, list(layer_of.values()))  # its masks are numbered in this order
 
 
 def _row(

@@ -10,7 +10,7 @@ fence events per node.
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from device_runtime.wire.errors import EngineError
@@ -19,7 +19,8 @@ _KERNEL = "_kernel_time"
 _ITEM_BYTES = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2, "bool": 1}
 _ITEM_BYTES |= {f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _REWRITES = re.compile(r"(_token_\d+|_nchwc|/MatmulTransposeFusion/?|/MatMulScaleFusion/?)+$")
-PARTS = ("forward", "backward", "masking", "loss", "optimizer", "statistics", "layout")
+OPTIMIZER = "optimizer"
+PARTS = ("forward", "backward", "masking", "loss", "accumulation", OPTIMIZER, "statistics", "layout")
 _LAYOUT = ("ReorderInput", "ReorderOutput")
 
 
@@ -101,6 +102,30 @@ def place_of(name: str, op: str, layers: Sequence[str], masked: Sequence[str]) -
     if plain.startswith("gradient/"):
         inner = plain.removeprefix("gradient/")
         return Place(_longest(inner, layers) or inner.rpartition("/")[0], "backward")
+    return Place(_longest(plain, layers) or plain, "forward")
+
+
+def place_of_official(name: str, op: str, layers: Sequence[str], layer_of: Mapping[str, str]) -> Place:
+    """The place of a node of an official training artifact: `layer_of` has the layer of each masked weight.
+
+    >>> place_of_official("fc1_Grad/Gemm_1", "Gemm", ["fc1"], {})
+    Place(layer='fc1', part='backward')
+    >>> place_of_official("fc1.weight.masked_Grad/Where_1", "Where", ["fc1"], {"fc1.weight": "fc1"})
+    Place(layer='fc1', part='masking')
+    """
+    plain = _REWRITES.sub("", name).removeprefix("fused ")
+    if op in _LAYOUT:
+        return Place("", "layout")
+    if plain.startswith(f"{OPTIMIZER}/"):
+        return Place("", OPTIMIZER)
+    if plain.startswith("onnx::"):  # what the artifact's writer puts behind the model
+        return Place("", "loss")
+    if op == "InPlaceAccumulatorV2":
+        return Place("", "accumulation")
+    if (gate := re.match(r"(.+)\.mask(?:\.cast|ed(?:_Grad/.*)?)$", plain)) and gate[1] in layer_of:
+        return Place(layer_of[gate[1]], "masking")
+    if (gradient := re.match(r"(.+?)_Grad/", plain)) is not None:
+        return Place(_longest(gradient[1], layers) or gradient[1], "backward")
     return Place(_longest(plain, layers) or plain, "forward")
 
 

@@ -2,10 +2,15 @@
 
 import pytest
 
+from aggregator.artifacts import WRITERS
+from device_runtime.engines import available_engines
 from device_runtime.profile.layers import BLOCK, Traced, layers_of, profiler_share_us, run_traced, step_part_flops
 from device_runtime.profile.subject import batches, kept_counts, supports, values
 from device_runtime.profile.trace import Node
 from device_runtime.wire.cost import flops
+from device_runtime.wire.manifest import MANIFEST_FILE, InputSpec, decode_manifest
+from export.optimizers import choose_optimizer
+from export.sources import load_model
 
 BATCH = 16
 
@@ -70,10 +75,19 @@ def test_rows_are_relieved_sorted_and_held_against_the_step(manifest, chosen, ro
     assert found.explained_interleaved.value == pytest.approx(137 / 140)
 
 
-def test_a_real_step_is_joined_to_every_layer(artifact, manifest, chosen, roof):
+@pytest.mark.parametrize("engine", available_engines())
+@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.0), ("sgd", 0.9), ("adamw", 0.0)])
+def test_a_real_step_is_joined_to_every_layer(engine, optimizer, momentum, roof, tmp_path):
+    folder = tmp_path / engine
+    model = load_model(zoo="mlp", torch="", onnx_file="", input_shape=(1, 8, 8), class_count=10, seed=0)
+    rule = choose_optimizer(optimizer, momentum=momentum, nesterov=False, weight_decay=0.0)
+    shape = InputSpec(shape=(1, 8, 8))
+    WRITERS[engine](model, folder, name="mlp", input=shape, class_count=10, loss="cross_entropy", optimizer=rule)
+    manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes())
+    chosen = supports(manifest, 0.75, 0)
     shares = []
     found = run_traced(
-        artifact, manifest, values(manifest, chosen, 0), batches(manifest, BATCH, 0),
+        folder, manifest, values(manifest, chosen, 0), batches(manifest, BATCH, 0),
         threads=1, seed=0, seconds=0.05, told=shares.append,
     )  # fmt: skip
     kept = kept_counts(manifest, chosen)
@@ -81,6 +95,9 @@ def test_a_real_step_is_joined_to_every_layer(artifact, manifest, chosen, roof):
     joined = {(r.layer, r.step_part) for r in layers.rows}
     for cost in manifest.costs:
         assert {(cost.node, part) for part in ("forward", "backward", "masking")} <= joined
+    assert {("", "loss"), ("", "optimizer")} <= joined
+    named = {layer for layer, part in joined if part in ("forward", "backward")}
+    assert named <= {n.name for n in model.graph.node}, "every node has its layer"
     whole = flops(manifest.costs, kept, manifest.kernel, samples=BATCH, steps=1)
     assert sum(r.flops_executed.value for r in layers.rows) == whole.executed
     assert all(r.tensor_bytes.value > 0 for r in layers.rows if r.step_part == "forward" and r.weight)
