@@ -20,7 +20,7 @@ from aggregator.report_looks import (
 )
 from aggregator.report_page import Key, si, si_scale
 from aggregator.report_plots import HALF, WIDE, Plot
-from device_runtime.profile.record import Layer, Value
+from device_runtime.profile.record import Layer, Soak, Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,6 +132,24 @@ def step_plot(found: Sequence[Entry]) -> Plot:
     keys = [Key(name, DEVICE_COLOURS[i % len(DEVICE_COLOURS)], kind="bar") for i, name in enumerate(engines)]
     keys.append(Key("hollow: not valid, in no median", GREY, kind="outline"))
     return Plot(draw("steps", "Step time by engine and sparsity", paint, WIDE, 330 + _slot_extra(found)), keys)
+
+
+def soak_plot(name: str, soak: Soak) -> Plot:
+    """Steps per second, minute by minute; a hollow point where something was throttled or the supply was low."""
+    rates = [m.step_count / m.seconds for m in soak.minutes]
+
+    def paint(axes: "Axes") -> None:
+        minutes = range(1, len(rates) + 1)
+        axes.plot(minutes, rates, color=BLUE, lw=1.6, zorder=2)
+        fills = ["white" if m.events else BLUE for m in soak.minutes]
+        axes.scatter(minutes, rates, s=28, facecolor=fills, edgecolor=BLUE, linewidths=1.3, zorder=3)
+        axes.set_ylim(0, 1.15 * max(rates))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_title("steps per second")
+        axes.set_xlabel("minute", loc="right")
+
+    keys = [Key("hollow: throttled, or under-voltage", BLUE, kind="outline")]
+    return Plot(draw(f"soak {name}", "Steps per second by minute", paint, WIDE, 290), keys)
 
 
 def flops_plot(found: Sequence[Entry]) -> Plot:

@@ -22,6 +22,7 @@ from aggregator.report_page import (
 )
 from aggregator.report_plots import Plot
 from device_runtime.profile.record import Case, Layers, Profile, Value
+from device_runtime.profile.words import soak_sentence
 
 _PICTURED_MAX = 6  # cases whose layers are drawn; the tables have all
 
@@ -45,6 +46,7 @@ def profiles_html(profiles: Mapping[str, Profile]) -> str:
         header,
         element("dl", *_tiles(found), class_="tiles"),
         _section("How long a step takes", _show("Step time", plots.step_plot(found), _STEP_WORDS, is_wide=True)),
+        _soaks(found),
         _layers(found),
         _costs(found),
         _case_table(found, failures(profiles)),
@@ -105,6 +107,18 @@ def _show(title: str, plot: Plot, caption: str, *, is_wide: bool = False) -> Htm
 
 def _missing(sentence: str) -> Html:
     return element("p", sentence, class_="absent")
+
+
+def _soaks(found: Sequence[Entry]) -> Html:
+    """The long runs, nothing where there was none."""
+    parts = [
+        _show(
+            "Minute by minute", plots.soak_plot(str(index), soak), f"{_title(e)}: {soak_sentence(soak)}.", is_wide=True
+        )
+        for index, e in enumerate(found)
+        if (soak := e.case.soak) is not None and soak.minutes
+    ]
+    return _section("Without a pause", *parts) if parts else join([])
 
 
 # --- figures ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from device_runtime.profile.record import Case, Layers, Profile, Value
 from device_runtime.profile.tally import typical
+from device_runtime.profile.words import soak_sentence
 
 LAYER_ROWS = 12
 ABSENT = "\N{EN DASH}"
@@ -24,6 +25,9 @@ def show(profile: Profile, console: Console) -> None:
             )
     for failure in profile.failures:
         console.print(f"failed: {failure}", style="red", markup=False)
+    for case in profile.cases:
+        if case.soak is not None and case.soak.minutes:
+            console.print(f"{_name(case)}: {soak_sentence(case.soak)}", markup=False)
     for case in profile.cases:
         if case.layers is not None:
             console.print(_layers(f"Where a step goes: {_name(case)}", case.layers))

@@ -55,6 +55,7 @@ TABLE = (
             "device_runtime.config",
             "device_runtime.engines.onnxruntime_import",
             "device_runtime.profile.record",
+            "device_runtime.profile.words",
             "device_runtime.engines",
         ),
         frozenset({"torch", "paho"}),

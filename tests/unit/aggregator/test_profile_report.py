@@ -189,6 +189,22 @@ def test_a_case_that_failed_is_told(two_boards):
     assert "Failed: four, portable at sparsity 0.5: signal 9" in _read(profiles_html({"four": failed}))[1]
 
 
+def test_a_soak_is_drawn_minute_by_minute_and_told(two_boards):
+    def minute(steps, *events):
+        return record.SoakMinute(
+            step_count=steps, seconds=60.0, step_p50=NONE, temperature=NONE, frequency=NONE, events=events
+        )  # fmt: skip
+
+    soak = record.Soak(minutes=(minute(6000), minute(4500, "throttled")), slowdown=record.derived(-0.25, "1"))
+    profile = two_boards["four"]
+    soaked = msgspec.structs.replace(profile.cases[0], soak=soak)
+    profile = msgspec.structs.replace(profile, cases=(soaked, *profile.cases[1:]))
+    page = profiles_html({"four": profile})
+    assert "75 in the last (-25.0 %); minute 2: throttled." in _read(page)[1]
+    assert "Steps per second by minute" in page
+    assert "Without a pause" not in _read(profiles_html({"four": two_boards["four"]}))[1]
+
+
 def test_without_layers_or_limits_the_page_says_so():
     bare = make_profile(make_case("ort_training"))
     unknown = msgspec.structs.replace(bare, roof=record.Roof(threads=1, compute=NONE, bandwidth=NONE))
