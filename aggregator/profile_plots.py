@@ -139,12 +139,14 @@ def soak_plot(name: str, soak: Soak) -> Plot:
     rates = [m.step_count / m.seconds for m in soak.minutes]
 
     def paint(axes: "Axes") -> None:
+        from matplotlib.ticker import MaxNLocator
+
         minutes = range(1, len(rates) + 1)
         axes.plot(minutes, rates, color=BLUE, lw=1.6, zorder=2)
         fills = ["white" if m.events else BLUE for m in soak.minutes]
         axes.scatter(minutes, rates, s=28, facecolor=fills, edgecolor=BLUE, linewidths=1.3, zorder=3)
         axes.set_ylim(0, 1.15 * max(rates))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
         axes.set_title("steps per second")
         axes.set_xlabel("minute", loc="right")
 
