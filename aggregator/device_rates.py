@@ -31,11 +31,11 @@ class DeviceRates:
         engines = {device: self._engine(hello) for device, hello in members.items()}
         results = [msgspec.convert(r, RoundResult) for r in ledger.results(first=first)]
         observed = observations(results, ledger.accepted_offers(first=first), engines)
-        known: dict[str, Known] = {}
+        trained, known = self._trained(), dict[str, Known]()
         notes: list[str] = []
         for device, hello in members.items():
             profile = profiles.get(device)
-            known[device], why = known_of(hello, engines[device], self._trained(), profile, observed.get(device, ()))
+            known[device], why = known_of(hello, engines[device], trained, profile, observed.get(device, ()))
             if why and profile is not None and (device, profile.sha) not in self._told:
                 self._told.add((device, profile.sha))
                 notes.append(f"the profile of {device} is kept and not used for its rate: {why}")

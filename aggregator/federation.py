@@ -178,14 +178,7 @@ class Federation:
         whatever the rates say by now, so that it begins from the same values (a personal layer's too).
         Raises EngineError when a device has no engine that can be served.
         """
-        of_run = self._sparsity_at(round_index)
-        wanted = sparsities if round_index > self.settings.pruning.dense_rounds else {}
-        chosen = {device: max(wanted.get(device, of_run), of_run) for device in engines if device not in earlier}
-        if attempt == 0:
-            self._cut_supports, self._cut_sparsities = {}, {}
-        cuts = {sparsity: self._cut(state, sparsity, of_run) for sparsity in dict.fromkeys(chosen.values())}
-        submodels = {device: (a.params_sha, a.support_shas) for device, a in earlier.items()}
-        submodels |= {device: cuts[sparsity] for device, sparsity in chosen.items()}
+        submodels = self._submodels(state, round_index, attempt, engines, sparsities, earlier)
         assignments = tuple(
             Assignment(
                 id=f"{run_id}-{round_index}-{attempt}-{device}",
@@ -201,6 +194,20 @@ class Federation:
         )
         bytes_max = sum(4 * s.count + _TENSOR_BYTES for s in self.supports(state).values())
         return assignments, bytes_max
+
+    def _submodels(
+        self, state: RunState, round_index: int, attempt: int, devices: Iterable[str],
+        sparsities: Mapping[str, float], earlier: Mapping[str, Assignment],
+    ) -> dict[str, tuple[str, tuple[str, ...]]]:  # fmt: skip
+        """By device, the names of its parameters' blob and of its supports', as `assign` says of them."""
+        of_run = self._sparsity_at(round_index)
+        wanted = sparsities if round_index > self.settings.pruning.dense_rounds else {}
+        chosen = {device: max(wanted.get(device, of_run), of_run) for device in devices if device not in earlier}
+        if attempt == 0:
+            self._cut_supports, self._cut_sparsities = {}, {}
+        cuts = {sparsity: self._cut(state, sparsity, of_run) for sparsity in dict.fromkeys(chosen.values())}
+        again = {device: (a.params_sha, a.support_shas) for device, a in earlier.items()}
+        return again | {device: cuts[sparsity] for device, sparsity in chosen.items()}
 
     def _cut(self, state: RunState, sparsity: float, of_run: float) -> tuple[str, tuple[str, ...]]:
         """The submodel at this sparsity as two stored blobs: names of the parameters and of the supports."""

@@ -115,7 +115,7 @@ def _accuracies(
 
 def summarise(partition: str, weighting: str, rows: list[Row]) -> list[str]:
     """Lines of the table: over seeds, the mean over devices, the worst device, and who gains by a layer of its own."""
-    every = {kind: [np.array(list(r["accuracy"][kind].values())) for r in rows] for kind in KINDS}  # type: ignore[index]
+    every = {kind: [np.array(list(r["accuracy"][kind].values())) for r in rows] for kind in KINDS}  # type: ignore[index]  # our own rows
     lines = []
     for kind in KINDS:
         means = np.array([a.mean() for a in every[kind]])

@@ -27,6 +27,13 @@ MATRIX = 768
 CHANNELS, SIDE, KERNEL = 64, 56, 3
 ARRAY_BYTES_MIN = 32 * 1024 * 1024
 REPEATS = 5
+# On one core, and on all.
+QUANTITIES: dict[str, tuple[Quantity, Quantity]] = {
+    "gemm": ("gemm_core", "gemm_all"),
+    "conv": ("conv_core", "conv_all"),
+    "copy": ("copy_core", "copy_all"),
+    "add": ("add_core", "add_all"),
+}
 Progress = Callable[[str, int, int], None]
 Work = Callable[[], object]
 
@@ -38,9 +45,7 @@ def measure_board(detection: Detection, *, seconds: float, progress: Progress) -
     rates: list[Rate] = []
     with _pinned(cpus):
         cores = usable_cores()
-        plan: list[tuple[Quantity, int]] = [
-            (quantity, threads) for kind in ("gemm", "conv", "copy", "add") for quantity, threads in _both(kind, cores)
-        ]
+        plan = [item for one, every in QUANTITIES.values() for item in ((one, 1), (every, cores))]
         doubts = [] if detection.certainty == "none" else list(detection.doubts)
         doubts += _busy(cores)
         for done, (quantity, threads) in enumerate(plan):
@@ -64,22 +69,17 @@ def measure_board(detection: Detection, *, seconds: float, progress: Progress) -
     )
 
 
-def _both(kind: str, cores: int) -> list[tuple[Quantity, int]]:
-    return [(f"{kind}_core", 1), (f"{kind}_all", cores)]  # type: ignore[list-item]  # the literals of Quantity
-
-
 def _measure(quantity: Quantity, threads: int, seconds: float) -> Rate:
     """One benchmark: a warm-up, then repeats of `seconds` / REPEATS each."""
     kind = quantity.partition("_")[0]
-    if kind in ("gemm", "conv"):
-        work, amount, how = _product(kind, threads)
-        unit = "GFLOP/s"
-    else:
-        work, amount, how = _traffic(kind, threads)
-        unit = "GB/s"
+    is_product = kind in ("gemm", "conv")
+    work, amount, how = _product(kind, threads) if is_product else _traffic(kind, threads)
     work()
     samples = tuple(amount / _seconds_per_call(work, seconds / REPEATS) / 1e9 for _ in range(REPEATS))
-    return Rate(quantity=quantity, value=max(samples), unit=unit, threads=threads, samples=samples, how=how)  # type: ignore[arg-type]
+    return Rate(
+        quantity=quantity, value=max(samples), unit="GFLOP/s" if is_product else "GB/s", threads=threads,
+        samples=samples, how=how,
+    )  # fmt: skip
 
 
 def _seconds_per_call(work: Work, seconds: float) -> float:
@@ -172,7 +172,7 @@ def _busy(cores: int) -> list[str]:
 def _slower(rates: list[Rate]) -> list[str]:
     """All cores slower than one of them: they were not all free."""
     best = {rate.quantity: rate.value for rate in rates}
-    kinds = [k for k in ("gemm", "conv", "copy", "add") if best.get(f"{k}_all", 0) < 0.9 * best.get(f"{k}_core", 0)]  # type: ignore[call-overload]
+    kinds = [kind for kind, (one, every) in QUANTITIES.items() if best.get(every, 0) < 0.9 * best.get(one, 0)]
     return [f"{', '.join(kinds)}: all cores were slower than one; something else ran"] if kinds else []
 
 

@@ -129,13 +129,16 @@ class OrtTrainer:
         """One optimizer step; see `interface.Trainer`. Raises EngineError for a batch that does not fit."""
         stats = self._run(self._module.train_step, x, y)
         self._has_history = True
+        self._optimize(lr)
+        self._module.lazy_reset_grad()
+        return stats
+
+    def _optimize(self, lr: float) -> None:
         if self._host_optimizer is not None:
             self._host_optimizer.step({n: self._values[n] for n in self._trained}, self._gradients, lr)
         else:
             self._graph_optimizer.set_learning_rate(lr)
             self._graph_optimizer.optimizer_step()
-        self._module.lazy_reset_grad()
-        return stats
 
     def evaluate(self, x: FloatArray, y: Labels) -> StepStats:
         """Loss and correct count of a batch; see `interface.Trainer`."""

@@ -122,7 +122,8 @@ class TfliteRunner:
     def ready(self, sample: FloatArray) -> Callable[[], object]:
         """See Runner."""
         self._run_one(self._stored(sample)[0])
-        return self._interpreter.invoke  # type: ignore[no-any-return]
+        invoke: Callable[[], object] = self._interpreter.invoke
+        return invoke
 
     def _stored(self, x: FloatArray) -> tuple[FloatArray, bool]:
         """Samples as the file keeps them, and whether their channels had to be moved for that."""

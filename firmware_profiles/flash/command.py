@@ -1,8 +1,9 @@
 """`espalier flash …`: an image or a card that installs the device runtime at first boot, and the wheels for it."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -12,6 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from device_runtime.wire.errors import UsageError
 from firmware_profiles.catalogue import load_board
 from firmware_profiles.flash.device import Device, Wifi
+
+if TYPE_CHECKING:
+    from firmware_profiles.flash.disk_image import Progress as Told
 
 app = typer.Typer(add_completion=False, help="Prepare a card for a board.", no_args_is_help=True)
 Board = Annotated[str, typer.Option("--board", help="The board's id; espalier boards lists them.")]
@@ -69,14 +73,8 @@ def image(
     secrets = read_secrets(ca, certificate, key, password_file)
     network = _wifi(wifi, wifi_password_file, wifi_country)
     device = make_device(board, name, gateway, site, username, data, secrets, ssh_key, user, network)
-    with _progress() as bar:
-        task = bar.add_task("reading", total=None)
-        record = provision_image(
-            source, out, device, wheelhouse, sha256, lambda what, done, total: _update(bar, task, what, done, total)
-        )
-    place = out.with_name(out.name + ".json")
-    place.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
-    _tell(record, f"{out} is ready; write it with Raspberry Pi Imager or dd. Manifest: {place}", json)
+    record = _shown(lambda told: provision_image(source, out, device, wheelhouse, sha256, told))
+    _tell(record, f"{out} is ready; write it with Raspberry Pi Imager or dd. {_keep_manifest(out, record)}", json)
 
 
 @app.command()
@@ -106,11 +104,7 @@ def card(
     secrets = read_secrets(ca, certificate, key, password_file)
     network = _wifi(wifi, wifi_password_file, wifi_country)
     device = make_device(board, name, gateway, site, username, data, secrets, ssh_key, user, network)
-    with _progress() as bar:
-        task = bar.add_task("reading", total=None)
-        record = provision_card(
-            folder, device, wheelhouse, lambda what, done, total: _update(bar, task, what, done, total)
-        )
+    record = _shown(lambda told: provision_card(folder, device, wheelhouse, told))
     _tell(record, f"{folder} is ready; unmount it, and start the board with it", json)
 
 
@@ -141,14 +135,10 @@ def seed(
     secrets = read_secrets(ca, certificate, key, password_file)
     network = _wifi(wifi, wifi_password_file, wifi_country)
     device = make_device(board, name, gateway, site, username, data, secrets, ssh_key, user, network)
-    with _progress() as bar:
-        task = bar.add_task("reading", total=None)
-        record = provision_seed(
-            out, device, wheelhouse, lambda what, done, total: _update(bar, task, what, done, total)
-        )
-    place = out.with_name(out.name + ".json")
-    place.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
-    _tell(record, f"{out} is ready; give it to the board as a second disk or stick. Manifest: {place}", json)
+    record = _shown(lambda told: provision_seed(out, device, wheelhouse, told))
+    _tell(
+        record, f"{out} is ready; give it to the board as a second disk or stick. {_keep_manifest(out, record)}", json
+    )
 
 
 @app.command()
@@ -234,12 +224,19 @@ def _read(path: Path, option: str) -> bytes:
         raise UsageError(f"{option} {str(path)!r} cannot be read: {error.strerror}.") from error
 
 
-def _progress() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True), transient=True)
+def _shown(work: "Callable[[Told], dict[str, Any]]") -> dict[str, Any]:
+    """The result of `work`, which tells a bar how far it is."""
+    columns = (TextColumn("{task.description}"), BarColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+        return work(lambda what, done, total: bar.update(task, description=what, completed=done, total=total))
 
 
-def _update(bar: Progress, task: Any, what: str, done: int, total: int | None) -> None:
-    bar.update(task, description=what, completed=done, total=total)
+def _keep_manifest(out: Path, record: dict[str, Any]) -> str:
+    """Write the manifest beside what was written; where it is."""
+    place = out.with_name(out.name + ".json")
+    place.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
+    return f"Manifest: {place}"
 
 
 def _tell(record: dict[str, Any], sentence: str, json: bool) -> None:

@@ -41,7 +41,7 @@ class Site:
     more_secrets: list[bytes] = field(default_factory=list)
 
     def mark(self, what: str) -> None:
-        """Note when something happened, in seconds since the board was first switched on."""
+        """Note when something happened, in seconds since the site was set up."""
         self.times_s[what] = round(time.monotonic() - self.began_s, 1)
 
     def secrets(self) -> list[bytes]:
@@ -62,7 +62,6 @@ def site(tmp_path: Path, rounds: int, epochs: int, devices_min: int = 2) -> Iter
         f"cafile {certificates}/ca.crt\ncertfile {certificates}/server.crt\nkeyfile {certificates}/server.key\n"
         f"require_certificate true\nallow_anonymous false\npassword_file {passwords}\nuser root\n"
     )
-    broker = start_broker("mosquitto", tmp_path / "broker", extra=extra)
     pictures = write_pictures(tmp_path / "pictures.npz", samples=160)
     training = TrainingSection(
         batch_size=8, local_epochs=epochs, learning_rate=0.003, momentum=0.0, update_dtype="fp32"
@@ -80,6 +79,7 @@ def site(tmp_path: Path, rounds: int, epochs: int, devices_min: int = 2) -> Iter
     }
     ssh_key = tmp_path / "person"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", ssh_key], check=True, timeout=30)
+    broker = start_broker("mosquitto", tmp_path / "broker", extra=extra)
     machine = Machine(tmp_path / "card.img", tmp_path / "console.log", broker.port, ssh_key)
     try:
         with fleet(options, tmp_path / "run", broker.port, link=link, rounds={"devices_min": devices_min}) as run:
