@@ -41,8 +41,8 @@ def _on_demand(module: str, function: str) -> Writer:
 
 
 WRITERS: dict[str, Writer] = {
-    "ort_training": _on_demand("export.training_artifact", "write_training_artifact"),
-    "portable": _on_demand("export.portable_artifact", "write_portable_artifact"),
+    "ort_training": _on_demand("export.artifacts.ort_training", "write_training_artifact"),
+    "portable": _on_demand("export.artifacts.portable", "write_portable_artifact"),
 }
 
 

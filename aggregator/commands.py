@@ -71,7 +71,7 @@ def report(
     compare: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of another run to draw beside it.")] = None,
 ) -> None:
     """Write report.html of a finished run into its folder: plots, tables, settings, in one page."""
-    from aggregator.report import write_report
+    from aggregator.report.run_report import write_report
     from aggregator.run_folder import read_result
     from device_runtime.wire.errors import UsageError
 

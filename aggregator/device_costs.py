@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from aggregator.core.rates import GRID, Known, Point, RoundTime
-from aggregator.profiles import CaseFacts, ProfileFacts
+from aggregator.profiles.kept import CaseFacts, ProfileFacts
 from aggregator.results import RoundResult
 from device_runtime.wire.limits import DURATION_NS_MAX
 from device_runtime.wire.measurement import Measurement, Phase

@@ -8,7 +8,7 @@ from aggregator.core.rates import Known, capability_sparsities
 from aggregator.device_costs import ROUNDS_OBSERVED_MAX, Trained, known_of, observations
 from aggregator.federation import Federation
 from aggregator.ledger import Ledger
-from aggregator.profiles import ProfileFacts
+from aggregator.profiles.kept import ProfileFacts
 from aggregator.results import RoundResult
 from aggregator.settings import Settings
 from device_runtime.wire.errors import EngineError

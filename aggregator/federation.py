@@ -27,10 +27,10 @@ from device_runtime.wire.manifest import Manifest
 from device_runtime.wire.messages import Assignment, Offer
 from device_runtime.wire.submodel import decode_kept, decode_supports, encode_kept, encode_supports
 from device_runtime.wire.support import Kept, Support, cut
-from export.forward import batch_statistics, forward_with, parameterised_forward
-from export.optimizers import choose_optimizer
-from export.parameters import initial_params, parameter_table
-from export.sources import load_model
+from export.forward.parameters import initial_params, parameter_table
+from export.forward.values import batch_statistics, forward_with, parameterised_forward
+from export.models.sources import load_model
+from export.steps.optimizers import choose_optimizer
 
 _TENSOR_BYTES = 1024  # room for a tensor's header, scale and compression frame in an update
 _TTL_DEADLINES = 10

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from aggregator.ledger import Ledger
-from aggregator.profiles import read_kept
+from aggregator.profiles.kept import read_kept
 from aggregator.results import RoundResult
 from aggregator.settings import Settings
 from device_runtime.wire.errors import UsageError

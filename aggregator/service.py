@@ -18,7 +18,7 @@ from aggregator.device_rates import DeviceRates
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger, Traffic
 from aggregator.plain_text import plain
-from aggregator.profiles import KeptProfiles
+from aggregator.profiles.kept import KeptProfiles
 from aggregator.results import UPLOADED_BY_NOBODY, RoundResult, uploaded_by_nobody
 from aggregator.run_folder import (
     device_rounds,

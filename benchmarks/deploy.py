@@ -31,9 +31,9 @@ from export.deploy.measure import Cost, measure
 from export.deploy.samples import DataFile
 from export.deploy.source import Source, open_source
 from export.deploy.verification import Side, verify
-from export.parameters import parameter_table
+from export.forward.parameters import parameter_table
+from export.models.zoo import build_model
 from export.tflite.writer import write_tflite
-from export.zoo import build_model
 
 SHAPES = {"mlp": (1, 28, 28), "lenet5": (1, 28, 28), "mnistnet": (1, 28, 28), "cnn1d": (6, 128)}
 TURNS = 5

@@ -33,8 +33,8 @@ from device_runtime.data import LocalData, prepare
 from device_runtime.personal import LAST, Choice
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.support import FloatArray
-from export.forward import parameterised_forward
-from export.sources import load_model
+from export.forward.values import parameterised_forward
+from export.models.sources import load_model
 
 HELD_OUT_SHARE = 0.25
 KINDS = ("shared", "own", "alone")

@@ -19,9 +19,9 @@ import numpy as np
 
 from aggregator.artifacts import WRITERS
 from device_runtime.wire.manifest import InputSpec
-from export.optimizers import choose_optimizer
-from export.parameters import initial_params
-from export.zoo import build_model
+from export.forward.parameters import initial_params
+from export.models.zoo import build_model
+from export.steps.optimizers import choose_optimizer
 
 ROOT = Path(__file__).parents[1]
 SHAPES = {"lenet5": (1, 28, 28), "mlp": (1, 8, 8), "mnistnet": (1, 28, 28), "cnn1d": (6, 128)}

@@ -13,11 +13,11 @@ import onnxruntime
 
 from aggregator.demo.dataset import load_dataset
 from device_runtime.wire.manifest import mask_name
-from export.onnx_import import import_onnx
-from export.optimizers import choose_optimizer
-from export.parameters import initial_params
+from export.forward.parameters import initial_params
+from export.models.onnx_import import import_onnx
+from export.models.zoo import build_model
+from export.steps.optimizers import choose_optimizer
 from export.train_step import train_step
-from export.zoo import build_model
 
 
 def main() -> None:

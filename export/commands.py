@@ -12,12 +12,12 @@ from rich.table import Table
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec, Loss, Manifest
+from export.artifacts.ort_training import write_training_artifact
+from export.artifacts.summary import ArtifactSummary, summarise
 from export.deploy.commands import add_to
-from export.optimizers import choose_optimizer
-from export.sources import load_model
-from export.summary import ArtifactSummary, summarise
-from export.training_artifact import write_training_artifact
-from export.zoo import MODELS
+from export.models.sources import load_model
+from export.models.zoo import MODELS
+from export.steps.optimizers import choose_optimizer
 
 app = typer.Typer(
     add_completion=False, help="Turn models into what devices train and what products run.", no_args_is_help=True

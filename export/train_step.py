@@ -22,14 +22,14 @@ from onnx import ModelProto, TensorProto
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import Loss, Optimizer, Parameter, State, mask_name
-from export.batch_moments import BatchMoments
+from export.forward.batch_moments import BatchMoments
+from export.forward.modes import evaluation_form
+from export.forward.parameters import parameter_table
 from export.gradients.reverse import gradients
-from export.graph import BATCH
-from export.losses import LossValues, add_loss, check_output
-from export.modes import evaluation_form
-from export.parameters import parameter_table
-from export.step_graph import StepGraph
-from export.update_rules import STEP, Trained, clipped, state_names, update
+from export.models.graph import BATCH
+from export.steps.losses import LossValues, add_loss, check_output
+from export.steps.step_graph import StepGraph
+from export.steps.update_rules import STEP, Trained, clipped, state_names, update
 
 LABELS = "labels"
 LEARNING_RATE = "learning_rate"

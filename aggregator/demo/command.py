@@ -87,7 +87,7 @@ def demo(
         with Display(console, view, quiet=as_json) as display:
             runs[name] = run_demo(chosen, chosen_plan, broker, display.show)
     result = runs.pop("")
-    from aggregator.report import write_report
+    from aggregator.report.run_report import write_report
 
     page = write_report(out, result, runs)
     if as_json:

@@ -27,7 +27,7 @@ from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.limits import DEVICE_COUNT_MAX
 from device_runtime.wire.settings import LinkSettings
-from export.sources import load_model
+from export.models.sources import load_model
 
 SITE = "demo"
 

@@ -29,7 +29,7 @@ RUNTIMES = (
 REINSTALL = "pip install --force-reinstall espalier-fl"
 # Runs in a process of its own: an illegal instruction ends that process and not the doctor.
 PROBE = """
-from device_runtime.doctor.tiny_graphs import matmul_graph
+from device_runtime.boards.tiny_graphs import matmul_graph
 from device_runtime.engines.onnxruntime_import import import_onnxruntime
 import numpy
 ort = import_onnxruntime()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from device_runtime.doctor.tiny_graphs import matmul_graph
+from device_runtime.boards.tiny_graphs import matmul_graph
 from device_runtime.engines.onnxruntime_import import import_onnxruntime
 from device_runtime.metering.memory import memory_use
 from device_runtime.profile.methodology import Told

@@ -9,7 +9,7 @@ from device_runtime.wire.errors import UsageError
 from export.deploy.dead_units import Cut, cut_dead_units
 from export.deploy.net import Net, read_net, write_net
 from export.deploy.simplify import simplify
-from export.graph import BATCH, IR_VERSION_MAX, OUTPUT
+from export.models.graph import BATCH, IR_VERSION_MAX, OUTPUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class InferenceGraph:
 
 
 def inference_graph(model: ModelProto, *, cut: bool = True) -> InferenceGraph:
-    """The inference graph of a forward model in the form of `export.onnx_import`.
+    """The inference graph of a forward model in the form of `export.models.onnx_import`.
 
     Computes the same up to the rounding of sums. cut: take out dead units too.
 

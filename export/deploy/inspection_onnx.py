@@ -13,7 +13,7 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
 from device_runtime.wire.errors import UsageError
 from export.deploy.inspection import Inspection, LayerFacts, ideal_flops, sizes
 from export.deploy.provenance import load_onnx, onnx_provenance
-from export.reading import VIEWS, constant_tensor, free_inputs, integer, label, opset
+from export.forward.reading import VIEWS, constant_tensor, free_inputs, integer, label, opset
 
 Shape = tuple[int, ...]
 # Where each contraction has its weight; the data is at 0.
@@ -132,7 +132,7 @@ def _facts(
 
 
 def _flops(node: NodeProto, position: int, shapes: Mapping[str, Shape]) -> int | None:
-    """2 per multiply-add of one sample (`export.costs` has the same rule); None where a shape is not known."""
+    """2 per multiply-add of one sample (`export.forward.costs` has the same rule); None where a shape is not known."""
     a, b, out = (shapes.get(v) for v in (node.input[0], node.input[position], node.output[0]))
     if a is None or b is None or out is None:
         return None

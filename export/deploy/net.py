@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
 from device_runtime.wire.errors import UsageError
-from export.graph import BATCH, INPUT, OUTPUT
-from export.reading import free_inputs, label
+from export.forward.reading import free_inputs, label
+from export.models.graph import BATCH, INPUT, OUTPUT
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -137,7 +137,7 @@ class Net:
 
 
 def read_net(model: ModelProto) -> Net:
-    """The net of a forward model in the form of `export.onnx_import` (one `input`, one `output`, batch in front).
+    """The net of a forward model in the form of `models.onnx_import` (one `input`, one `output`, batch in front).
 
     Raises UsageError for an operator that is not of the standard, naming its node.
     """

@@ -14,13 +14,13 @@ from device_runtime.wire.errors import RemoteWireError, UsageError
 from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, decode_manifest
 from device_runtime.wire.submodel import decode_supports
 from device_runtime.wire.support import sha256_hex
-from export.costs import cost_table
 from export.deploy.net import Shape
 from export.deploy.provenance import METADATA_KEY, Provenance, encode_provenance
-from export.forward import forward_with
-from export.graph import INPUT
-from export.onnx_import import import_onnx
-from export.parameters import parameter_table
+from export.forward.costs import cost_table
+from export.forward.parameters import parameter_table
+from export.forward.values import forward_with
+from export.models.graph import INPUT
+from export.models.onnx_import import import_onnx
 
 Which = Literal["sparse", "dense"]
 
@@ -86,7 +86,7 @@ def open_source(
     if not path.exists() and ":" in text:
         if input_shape is None:
             raise UsageError(f"{text} is a torch model: give --input, the shape of one sample, e.g. 3,32,32")
-        from export.torch_import import import_torch
+        from export.models.torch_import import import_torch
 
         model = import_torch(text, input_shape)
         return Source(model, _provenance(model, text.partition(":")[2]), torch=text)

@@ -12,8 +12,8 @@ import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions, inline_selected_functions
 
+from export.forward.reading import integer, opset
 from export.gradients.registry import known_operators
-from export.reading import integer, opset
 
 # Since this version its scale and bias are per channel; before, per group.
 _GROUP_NORM_PER_CHANNEL_SINCE = 21

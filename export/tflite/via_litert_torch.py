@@ -19,11 +19,11 @@ from onnx import ModelProto, numpy_helper
 from device_runtime.wire.errors import UsageError
 from export.deploy.net import Shape
 from export.deploy.runners import channels_last, require
-from export.graph import INPUT, OUTPUT
+from export.models.graph import INPUT, OUTPUT
+from export.models.torch_import import make_module, set_tensors
 from export.tflite.flatbuffer import load_schema, pack, set_metadata
 from export.tflite.quiet import quiet
 from export.tflite.reading import read_model, text
-from export.torch_import import make_module, set_tensors
 
 _MODULE = "litert_torch"
 _PACKAGE = "litert-torch"

@@ -17,9 +17,9 @@ from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import InputSpec, Manifest
 from device_runtime.wire.support import Kept, Support, cut
-from export.optimizers import choose_optimizer
-from export.parameters import initial_params
-from export.zoo import build_model
+from export.forward.parameters import initial_params
+from export.models.zoo import build_model
+from export.steps.optimizers import choose_optimizer
 
 CLASSES = 5
 SHAPES = {"mlp": (1, 8, 8), "lenet5": (1, 16, 16), "resnet8": (3, 8, 8), "cnn1d": (6, 16)}

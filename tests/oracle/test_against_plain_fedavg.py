@@ -23,8 +23,8 @@ from device_runtime.data import LocalData
 from device_runtime.engines import available_engines
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.manifest import InputSpec
-from export.parameters import initial_params
-from export.zoo import build_model
+from export.forward.parameters import initial_params
+from export.models.zoo import build_model
 
 pytestmark = pytest.mark.torch
 

@@ -67,7 +67,7 @@ TABLE = (
 
 ONE_OWNER = {
     "paho": {"device_runtime.link"},
-    "torch": {"export.torch_import"},
+    "torch": {"export.models.torch_import"},
     "sqlite3": {"aggregator.ledger"},
 }
 

@@ -10,11 +10,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from device_runtime.wire.errors import UsageError
-from export.costs import cost_table
-from export.forward import forward_with
-from export.masking import with_masks
-from export.parameters import initial_params, parameter_table
-from export.zoo import MODELS, build_model
+from export.forward.costs import cost_table
+from export.forward.masking import with_masks
+from export.forward.parameters import initial_params, parameter_table
+from export.forward.values import forward_with
+from export.models.zoo import MODELS, build_model
 
 SIZES = st.integers(1, 3)
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device_runtime.wire.manifest import Optimizer, mask_name
-from export.parameters import initial_params
+from export.forward.parameters import initial_params
+from export.models.zoo import build_model
 from export.train_step import train_step
-from export.zoo import build_model
 
 ort: Any = pytest.importorskip("onnxruntime")
 

@@ -5,7 +5,7 @@ import pytest
 
 from aggregator.core.rates import Known, Point, RatesRule, RoundTime, capability_sparsities, fit
 from aggregator.device_costs import Trained, known_of, observations, round_time
-from aggregator.profiles import profile_facts
+from aggregator.profiles.kept import profile_facts
 from aggregator.results import DeviceRound, RoundResult
 from device_runtime.profile.record import encode_profile
 from device_runtime.wire.limits import DURATION_NS_MAX

@@ -11,9 +11,9 @@ from aggregator.settings import ModelSection, RunSection, Settings
 from device_runtime.data import Samples
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec
-from export.forward import batch_statistics, parameterised_forward
-from export.parameters import initial_params
-from export.zoo import build_model
+from export.forward.parameters import initial_params
+from export.forward.values import batch_statistics, parameterised_forward
+from export.models.zoo import build_model
 
 
 def samples(count: int, shape: tuple[int, ...]) -> Samples:

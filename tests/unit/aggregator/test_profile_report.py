@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from aggregator.profile_comparison import case_rows, entries, left_out, medians, read_profiles
-from aggregator.profile_report import profiles_html, profiles_html_of_one
-from aggregator.report_commands import app
+from aggregator.profiles.comparison import case_rows, entries, left_out, medians, read_profiles
+from aggregator.profiles.page import profiles_html, profiles_html_of_one
+from aggregator.report.commands import app
 from device_runtime.profile import record
 from device_runtime.profile.record import Value, derived, encode_profile, measured
 from device_runtime.wire.errors import UsageError

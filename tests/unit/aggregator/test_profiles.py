@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from aggregator.profiles import KeptProfiles, profile_facts, read_kept
+from aggregator.profiles.kept import KeptProfiles, profile_facts, read_kept
 from device_runtime.profile.record import encode_profile, read_profile
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.limits import DURATION_NS_MAX

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from aggregator.report import report_html, write_report
-from aggregator.report_page import element, text
-from aggregator.report_words import summary
+from aggregator.report.page import element, text
+from aggregator.report.run_report import report_html, write_report
+from aggregator.report.words import summary
 from aggregator.results import DeviceRound, DeviceSummary, Final, RoundResult, RunResult, Totals, uploaded_by_nobody
 
 PLOTS = ("Accuracy by round", "Aggregation weight", "Contribution by device", "Payload bytes, by round")
@@ -262,7 +262,7 @@ def test_another_process_and_another_hash_seed_give_the_same_bytes(tmp_path):
     run = _run(noisy=("device-2",))
     (tmp_path / "result.json").write_bytes(msgspec.json.encode(run))
     code = (
-        "import sys, pathlib, msgspec; from aggregator.report import report_html; "
+        "import sys, pathlib, msgspec; from aggregator.report.run_report import report_html; "
         "from aggregator.results import RunResult; "
         "run = msgspec.json.decode(pathlib.Path(sys.argv[1]).read_bytes(), type=RunResult); "
         "sys.stdout.write(report_html(run, {}))"
@@ -282,7 +282,7 @@ def test_the_users_matplotlib_settings_neither_matter_nor_change():
 
 
 def test_matplotlib_is_loaded_only_when_a_report_is_drawn():
-    code = "import sys, aggregator.report; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, aggregator.report.run_report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

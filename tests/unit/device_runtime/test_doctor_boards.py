@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from device_runtime.doctor.boards_command import app
-from device_runtime.doctor.self_benchmark import parse_cpus
-from device_runtime.doctor.tiny_graphs import conv_graph, matmul_graph
+from device_runtime.boards.command import app
+from device_runtime.boards.self_benchmark import parse_cpus
+from device_runtime.boards.tiny_graphs import conv_graph, matmul_graph
 from device_runtime.engines.onnxruntime_import import import_onnxruntime
 from firmware_profiles.measured import load_measured
 from tests.unit.firmware_profiles.trees import arm_tree

@@ -9,8 +9,8 @@ import pytest
 from aggregator.artifacts import WRITERS
 from device_runtime.engines import available_engines
 from device_runtime.wire.manifest import InputSpec
-from export.optimizers import choose_optimizer
-from export.zoo import build_model
+from export.models.zoo import build_model
+from export.steps.optimizers import choose_optimizer
 
 _BLOCK = """
 import sys

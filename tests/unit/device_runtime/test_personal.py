@@ -8,9 +8,9 @@ from device_runtime.wire.cost import NodeCost
 from device_runtime.wire.errors import LocalWireError, UsageError
 from device_runtime.wire.manifest import InputSpec, Manifest, Optimizer, Parameter
 from device_runtime.wire.support import Kept, Support
-from export.costs import cost_table
-from export.parameters import parameter_table
-from export.zoo import build_model
+from export.forward.costs import cost_table
+from export.forward.parameters import parameter_table
+from export.models.zoo import build_model
 from tests import fakes
 
 

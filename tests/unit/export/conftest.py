@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 from device_runtime.wire.manifest import InputSpec, Loss, Manifest, Optimizer, mask_name
-from export.optimizers import choose_optimizer
-from export.parameters import initial_params
-from export.training_artifact import write_training_artifact
+from export.artifacts.ort_training import write_training_artifact
+from export.forward.parameters import initial_params
+from export.steps.optimizers import choose_optimizer
 
 INPUT_SHAPES = {
     "mlp": (1, 8, 8),

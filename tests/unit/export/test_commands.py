@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import decode_manifest
 from export.commands import app, parse_shape
-from export.zoo import build_model
+from export.models.zoo import build_model
 
 pytest.importorskip("onnxruntime")
 

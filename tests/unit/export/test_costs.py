@@ -9,8 +9,8 @@ from onnx import numpy_helper, parser
 
 from device_runtime.wire.cost import NodeCost
 from device_runtime.wire.errors import UsageError
-from export.costs import cost_table
-from export.zoo import build_model
+from export.forward.costs import cost_table
+from export.models.zoo import build_model
 
 
 def model_of(signature: str, body: str, shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from export.costs import cost_table
-from export.zoo import build_model
+from export.forward.costs import cost_table
+from export.models.zoo import build_model
 
 torch = pytest.importorskip("torch")
 

@@ -6,10 +6,10 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from device_runtime.wire.errors import UsageError
-from export.forward import forward_with, parameterised_forward
-from export.modes import evaluation_form, training_form
-from export.parameters import initial_params
-from export.zoo import build_model
+from export.forward.modes import evaluation_form, training_form
+from export.forward.parameters import initial_params
+from export.forward.values import forward_with, parameterised_forward
+from export.models.zoo import build_model
 
 X = np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32)
 

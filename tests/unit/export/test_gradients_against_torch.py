@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.parameters import initial_params
-from export.zoo import build_model
+from export.forward.parameters import initial_params
+from export.models.zoo import build_model
 
 pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")

@@ -5,9 +5,9 @@ import onnx
 from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
-from export.masking import with_masks
-from export.parameters import initial_params
-from export.zoo import build_model
+from export.forward.masking import with_masks
+from export.forward.parameters import initial_params
+from export.models.zoo import build_model
 
 
 def test_masks_are_ones_of_the_weights_shape_and_change_nothing() -> None:

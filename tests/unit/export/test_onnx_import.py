@@ -9,10 +9,10 @@ from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
 from device_runtime.wire.errors import UsageError
-from export.modes import training_form
-from export.onnx_import import import_onnx
-from export.parameters import initial_params
-from export.zoo import build_model
+from export.forward.modes import training_form
+from export.forward.parameters import initial_params
+from export.models.onnx_import import import_onnx
+from export.models.zoo import build_model
 
 
 def saved(tmp_path: Path, text: str, tensors: dict[str, np.ndarray] | None = None) -> Path:

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from device_runtime.wire.errors import EngineError
-from export.onnxruntime_training import artifact_generator, without_chatter
+from export.artifacts.onnxruntime_training import artifact_generator, without_chatter
 
 
 def test_no_runtime_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

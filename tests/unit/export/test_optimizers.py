@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from device_runtime.wire.errors import UsageError
-from export.optimizers import choose_optimizer
+from export.steps.optimizers import choose_optimizer
 
 
 @pytest.mark.parametrize(

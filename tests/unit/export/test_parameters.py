@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from device_runtime.wire.errors import UsageError
-from export.parameters import initial_params, parameter_table
-from export.zoo import build_model
+from export.forward.parameters import initial_params, parameter_table
+from export.models.zoo import build_model
 
 
 def small_model(body: str, tensors: dict[str, np.ndarray], output: str = "float[batch, 4]") -> onnx.ModelProto:

@@ -12,9 +12,9 @@ import pytest
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec, Manifest, Optimizer, decode_manifest
 from device_runtime.wire.support import sha256_hex
-from export.optimizers import choose_optimizer
-from export.portable_artifact import write_portable_artifact
-from export.zoo import build_model
+from export.artifacts.portable import write_portable_artifact
+from export.models.zoo import build_model
+from export.steps.optimizers import choose_optimizer
 
 
 def _write(folder: Path, name: str = "lenet5", shape: tuple[int, ...] = (1, 28, 28), **changes: Any) -> Manifest:
@@ -53,9 +53,9 @@ def test_the_graphs_do_not_depend_on_the_initial_values(tmp_path: Path) -> None:
 GENERATE = """
 import sys, pathlib
 from device_runtime.wire.manifest import InputSpec
-from export.optimizers import choose_optimizer
-from export.portable_artifact import write_portable_artifact
-from export.zoo import build_model
+from export.steps.optimizers import choose_optimizer
+from export.artifacts.portable import write_portable_artifact
+from export.models.zoo import build_model
 for name in sys.argv[2:]:
     write_portable_artifact(build_model(name, (3, 32, 32), 10, 1), pathlib.Path(sys.argv[1]) / name, name=name,
         input=InputSpec(shape=(3, 32, 32)), class_count=10, loss="cross_entropy", optimizer=choose_optimizer("adamw"))

@@ -9,8 +9,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from device_runtime.wire.errors import UsageError
-from export.parameters import initial_params, parameter_table
-from export.torch_import import import_torch
+from export.forward.parameters import initial_params, parameter_table
+from export.models.torch_import import import_torch
 
 MODELS = """
 import torch

@@ -17,10 +17,10 @@ from onnx import numpy_helper, parser
 from device_runtime.wire.errors import EngineError, UsageError
 from device_runtime.wire.manifest import InputSpec, Manifest, decode_manifest
 from device_runtime.wire.support import sha256_hex
-from export.optimizers import choose_optimizer
-from export.parameters import initial_params
-from export.training_artifact import write_training_artifact
-from export.zoo import build_model
+from export.artifacts.ort_training import write_training_artifact
+from export.forward.parameters import initial_params
+from export.models.zoo import build_model
+from export.steps.optimizers import choose_optimizer
 
 pytest.importorskip("onnxruntime")
 
@@ -65,9 +65,9 @@ def test_manifest_vouches_for_every_file(artifact: Artifact) -> None:
 GENERATE = """
 import sys, pathlib
 from device_runtime.wire.manifest import InputSpec
-from export.optimizers import choose_optimizer
-from export.training_artifact import write_training_artifact
-from export.zoo import build_model
+from export.steps.optimizers import choose_optimizer
+from export.artifacts.ort_training import write_training_artifact
+from export.models.zoo import build_model
 for name in sys.argv[2:]:
     write_training_artifact(build_model(name, (3, 16, 16), 10, 1), pathlib.Path(sys.argv[1]) / name, name=name,
         input=InputSpec(shape=(3, 16, 16)), class_count=10, loss="cross_entropy", optimizer=choose_optimizer("adamw"))
@@ -140,7 +140,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
 def test_a_failed_generation_keeps_the_old_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(tmp_path / "artifact")
     before = (tmp_path / "artifact" / "manifest.json").read_bytes()
-    monkeypatch.setattr("export.training_artifact.encode_manifest", lambda manifest: 1 / 0)
+    monkeypatch.setattr("export.artifacts.ort_training.encode_manifest", lambda manifest: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         _write(tmp_path / "artifact")
     assert [p.name for p in tmp_path.iterdir()] == ["artifact"]

@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from export.forward import forward_with
-from export.optimizers import choose_optimizer
-from export.parameters import initial_params, parameter_table
-from export.zoo import MODELS, build_model
+from export.forward.parameters import initial_params, parameter_table
+from export.forward.values import forward_with
+from export.models.zoo import MODELS, build_model
+from export.steps.optimizers import choose_optimizer
 
 pytest.importorskip("onnxruntime")
 

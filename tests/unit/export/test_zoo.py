@@ -10,8 +10,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from device_runtime.wire.errors import UsageError
-from export.parameters import initial_params, parameter_table
-from export.zoo import MODELS, build_model
+from export.forward.parameters import initial_params, parameter_table
+from export.models.zoo import MODELS, build_model
 
 
 def counts(model: onnx.ModelProto) -> dict[str, int]:

@@ -5,7 +5,7 @@ import pytest
 from device_runtime.profile import record
 from device_runtime.profile.record import Plan, absent, measured
 from device_runtime.wire.manifest import MANIFEST_FILE, decode_manifest
-from export.model_artifacts import write_model_artifact
+from export.artifacts.of_models import write_model_artifact
 
 
 @pytest.fixture(scope="session")

@@ -172,7 +172,7 @@ def test_a_file_that_cannot_be_written_is_told_before_the_run(artifact, tmp_path
 
 
 def test_the_model_is_made_for_every_engine(monkeypatch, make_profile):
-    from export.model_artifacts import write_model_artifact
+    from export.artifacts.of_models import write_model_artifact
 
     seen = []
 

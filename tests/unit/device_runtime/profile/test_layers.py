@@ -9,8 +9,8 @@ from device_runtime.profile.subject import batches, kept_counts, supports, value
 from device_runtime.profile.trace import Node
 from device_runtime.wire.cost import flops
 from device_runtime.wire.manifest import MANIFEST_FILE, InputSpec, decode_manifest
-from export.optimizers import choose_optimizer
-from export.sources import load_model
+from export.models.sources import load_model
+from export.steps.optimizers import choose_optimizer
 
 BATCH = 16
 

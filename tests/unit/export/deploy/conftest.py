@@ -12,11 +12,11 @@ from onnx import ModelProto, numpy_helper
 from device_runtime.wire.manifest import InputSpec, Manifest, encode_manifest
 from device_runtime.wire.submodel import encode_supports
 from device_runtime.wire.support import Support
-from export.costs import cost_table
-from export.forward import forward_with
-from export.optimizers import choose_optimizer
-from export.parameters import initial_params, parameter_table
-from export.zoo import build_model
+from export.forward.costs import cost_table
+from export.forward.parameters import initial_params, parameter_table
+from export.forward.values import forward_with
+from export.models.zoo import build_model
+from export.steps.optimizers import choose_optimizer
 
 
 def pruned(model: ModelProto, share: float, seed: int = 0) -> ModelProto:

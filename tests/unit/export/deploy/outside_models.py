@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import nn
 
-from export.torch_import import import_torch
+from export.models.torch_import import import_torch
 
 ROOT = Path(__file__).parents[4]
 

@@ -15,7 +15,7 @@ from device_runtime.wire.errors import UsageError
 from export.commands import app
 from export.deploy.budget import parse_bytes
 from export.deploy.provenance import onnx_provenance
-from export.zoo import build_model
+from export.models.zoo import build_model
 from tests.unit.export.tflite.conftest import parsed
 
 pytest.importorskip("onnxruntime")

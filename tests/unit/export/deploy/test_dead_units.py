@@ -11,8 +11,8 @@ from onnx.reference import ReferenceEvaluator
 from export.deploy.dead_units import Cut
 from export.deploy.inference_graph import inference_graph, to_onnx
 from export.deploy.net import Net
-from export.graph import GraphBuilder
-from export.zoo import MODELS, build_model
+from export.models.graph import GraphBuilder
+from export.models.zoo import MODELS, build_model
 from tests.unit.export.deploy.conftest import pruned
 from tests.unit.export.tflite.conftest import parsed
 

@@ -10,7 +10,7 @@ from export.deploy.deployment import Request, deploy_onnx, deploy_tflite
 from export.deploy.net import read_net
 from export.deploy.samples import DataFile
 from export.deploy.source import open_source
-from export.zoo import MODELS, build_model
+from export.models.zoo import MODELS, build_model
 from tests.unit.export.deploy.conftest import pruned
 
 pytest.importorskip("onnxruntime")

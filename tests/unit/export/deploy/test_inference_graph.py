@@ -7,8 +7,8 @@ from onnx import ModelProto, helper, numpy_helper
 from device_runtime.wire.errors import UsageError
 from export.deploy.inference_graph import inference_graph, to_onnx
 from export.deploy.simplify import per_channel
-from export.graph import IR_VERSION_MAX
-from export.zoo import build_model
+from export.models.graph import IR_VERSION_MAX
+from export.models.zoo import build_model
 from tests.unit.export.deploy.conftest import pruned
 from tests.unit.export.tflite.conftest import parsed
 

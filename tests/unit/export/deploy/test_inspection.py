@@ -9,9 +9,9 @@ import pytest
 from onnx import ModelProto
 
 from device_runtime.wire.errors import UsageError
-from export.costs import cost_table
 from export.deploy.inspection import inspect_file
-from export.zoo import MODELS, build_model
+from export.forward.costs import cost_table
+from export.models.zoo import MODELS, build_model
 from tests.unit.export.deploy.conftest import pruned
 from tests.unit.export.tflite.conftest import parsed
 

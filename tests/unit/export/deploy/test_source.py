@@ -17,7 +17,7 @@ from export.deploy.inspection import inspect_file
 from export.deploy.provenance import onnx_provenance
 from export.deploy.source import open_source
 from export.deploy.tables import print_inspection
-from export.zoo import build_model
+from export.models.zoo import build_model
 from tests.unit.export.deploy.conftest import SPEC
 
 RunFolder = Callable[..., Path]

@@ -15,7 +15,7 @@ from export.deploy.publish import publish
 from export.deploy.samples import DataFile
 from export.deploy.source import open_source
 from export.deploy.verification import Tolerance, failures, verify
-from export.zoo import build_model
+from export.models.zoo import build_model
 
 pytest.importorskip("onnxruntime")
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from device_runtime.wire.errors import UsageError
 from export.commands import app
-from export.zoo import build_model
+from export.models.zoo import build_model
 from tests.unit.export.deploy.conftest import pruned
 
 RunFolder = Callable[..., Path]
@@ -132,7 +132,7 @@ def test_int8_takes_the_same_ranges_and_keeps_the_names(folder: Path) -> None:
 @needs_it
 def test_a_run_gives_what_was_trained_not_what_the_factory_makes(folder: Path, run_folder: RunFolder) -> None:
     """The run's weights are pruned, the factory's are not: zeros in the file come from the run."""
-    from export.torch_import import import_torch
+    from export.models.torch_import import import_torch
 
     spec = f"{_name(folder)}:flat"
     run = _run_of(run_folder(), pruned(import_torch(spec, (4,)), 0.5), spec)
@@ -152,7 +152,7 @@ def _run_of(run: Path, model: onnx.ModelProto | None, spec: str) -> Path:
 
     from device_runtime.wire.submodel import encode_supports
     from device_runtime.wire.support import Support
-    from export.parameters import initial_params
+    from export.forward.parameters import initial_params
 
     (run / "settings.json").write_text(json.dumps({"model": {"torch": spec}}))
     if model is None:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from device_runtime.wire.manifest import Loss, Optimizer, mask_name
-from export.parameters import initial_params
+from export.forward.parameters import initial_params
 from export.train_step import TrainStep, train_step
 
 

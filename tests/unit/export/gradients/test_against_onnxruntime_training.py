@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from device_runtime.wire.manifest import InputSpec
-from export.optimizers import choose_optimizer
-from export.parameters import initial_params, parameter_table
-from export.training_artifact import write_training_artifact
-from export.zoo import MODELS, build_model
+from export.artifacts.ort_training import write_training_artifact
+from export.forward.parameters import initial_params, parameter_table
+from export.models.zoo import MODELS, build_model
+from export.steps.optimizers import choose_optimizer
 from tests.unit.export.conftest import INPUT_SHAPES, BareSession
 
 _BINDINGS = pytest.importorskip("onnxruntime.capi._pybind_state")

@@ -8,9 +8,9 @@ import onnx
 import pytest
 
 from device_runtime.wire.manifest import Optimizer
-from export.optimizers import choose_optimizer
-from export.parameters import initial_params
-from export.zoo import MODELS, build_model
+from export.forward.parameters import initial_params
+from export.models.zoo import MODELS, build_model
+from export.steps.optimizers import choose_optimizer
 
 pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
@@ -48,7 +48,7 @@ def _data(name: str, shape: tuple[int, ...], step: int) -> tuple[np.ndarray, np.
 
 @pytest.mark.parametrize("name", MODELS_OUTSIDE)
 def test_a_model_from_outside_trains_as_in_torch(name: str, stepper: Callable[..., Any]) -> None:
-    from export.torch_import import import_torch
+    from export.models.torch_import import import_torch
     from tests.unit.export.gradients.torch_models import FACTORIES, SHAPES
 
     model = import_torch(f"tests.unit.export.gradients.torch_models:{name}", SHAPES[name])

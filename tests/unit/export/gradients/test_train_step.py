@@ -11,15 +11,15 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser, version_
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import Optimizer, State, mask_name
+from export.forward.parameters import initial_params
 from export.gradients import registry
 from export.gradients.errors import GradientError
 from export.gradients.registry import Applied, Gradients, rule
 from export.gradients.tape import Tape
-from export.onnx_import import import_onnx
-from export.optimizers import choose_optimizer
-from export.parameters import initial_params
+from export.models.onnx_import import import_onnx
+from export.models.zoo import build_model
+from export.steps.optimizers import choose_optimizer
 from export.train_step import train_step
-from export.zoo import build_model
 
 pytest.importorskip("onnxruntime")
 SGD = choose_optimizer("sgd")

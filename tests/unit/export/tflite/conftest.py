@@ -10,7 +10,7 @@ from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
 from export.deploy.inference_graph import inference_graph
-from export.onnx_import import as_forward
+from export.models.onnx_import import as_forward
 
 
 def parsed(text: str, tensors: Mapping[str, np.ndarray]) -> onnx.ModelProto:

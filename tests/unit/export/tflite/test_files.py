@@ -10,7 +10,7 @@ from device_runtime.wire.errors import UsageError
 from export.deploy.inference_graph import inference_graph, to_onnx
 from export.deploy.inspection import inspect_file
 from export.deploy.runners import TfliteRunner
-from export.zoo import build_model
+from export.models.zoo import build_model
 from tests.unit.export.tflite.conftest import DESCRIBED, parsed
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT, the extra tflite, is not installed")

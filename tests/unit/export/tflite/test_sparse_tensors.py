@@ -8,7 +8,7 @@ import pytest
 from export.deploy.inference_graph import inference_graph
 from export.deploy.inspection import inspect_file
 from export.deploy.runners import TfliteRunner
-from export.zoo import build_model
+from export.models.zoo import build_model
 from tests.unit.export.deploy.conftest import pruned
 from tests.unit.export.tflite.conftest import DESCRIBED
 

@@ -1,0 +1,1 @@
+"""The profiles that devices' boards measured of themselves: kept by a run, compared, drawn."""

@@ -1,0 +1,1 @@
+"""The page of a run: what it reached and what it cost, in words, plots and tables."""

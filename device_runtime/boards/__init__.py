@@ -1,0 +1,1 @@
+"""Which board this is, what is known of it, and how fast it really is."""

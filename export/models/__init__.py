@@ -1,0 +1,1 @@
+"""Models in: the zoo, a user's torch model, an ONNX file, all brought into one form."""
