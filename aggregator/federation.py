@@ -20,19 +20,18 @@ from aggregator.settings import Settings
 from aggregator.state import RunState
 from device_runtime.data import Samples, checked, load_npz, prepare
 from device_runtime.store import BlobStore
-from device_runtime.wire import kept_back
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import RemoteWireError, UsageError
 from device_runtime.wire.manifest import Manifest
 from device_runtime.wire.messages import Assignment, Offer
-from device_runtime.wire.submodel import decode_kept, decode_supports, encode_kept, encode_supports
+from device_runtime.wire.submodel import decode_supports, encode_kept, encode_supports
 from device_runtime.wire.support import Kept, Support, cut
+from device_runtime.wire.update import decode_update, update_bytes_max
 from export.forward.parameters import initial_params, parameter_table
 from export.forward.values import batch_statistics, forward_with, parameterised_forward
 from export.models.sources import load_model
 from export.steps.optimizers import choose_optimizer
 
-_TENSOR_BYTES = 1024  # room for a tensor's header, scale and compression frame in an update
 _TTL_DEADLINES = 10
 
 
@@ -192,8 +191,7 @@ class Federation:
             )
             for device in engines
         )
-        bytes_max = sum(4 * s.count + _TENSOR_BYTES for s in self.supports(state).values())
-        return assignments, bytes_max
+        return assignments, update_bytes_max(self.supports(state))
 
     def _submodels(
         self, state: RunState, round_index: int, attempt: int, devices: Iterable[str],
@@ -250,9 +248,7 @@ class Federation:
 
         It holds every tensor but those that its offer keeps back, and those must be ones that it may lack.
         """
-        if why := kept_back.fault(offer.kept_back, self.parameters):
-            raise RemoteWireError(f"the offer keeps back what it may not: {why}")
-        decode_kept(data, kept_back.sent(self.assigned_supports(assignment), offer.kept_back))
+        decode_update(data, offer, assignment, self.assigned_supports(assignment), self.parameters)
         if offer.sample_count < 1:
             raise RemoteWireError("the update was trained on no samples")
 
@@ -269,7 +265,7 @@ class Federation:
         def updates() -> Iterator[Update]:
             for device in sorted(accepted):
                 offer = accepted[device]
-                yield Update(device, self._stored(offer, self.assigned_supports(assigned[device])), offer.sample_count)
+                yield Update(device, self._stored(offer, assigned[device]), offer.sample_count)
 
         averaged = aggregate(
             state.model.theta, known.weights, updates, self.settings.averaging_rule, self._roles,
@@ -295,13 +291,13 @@ class Federation:
             known = contribution.join(rule, known, device, accepted[device].sample_count)
         return known
 
-    def _stored(self, offer: Offer, supports: Mapping[str, Support]) -> dict[str, Kept]:
+    def _stored(self, offer: Offer, assignment: Assignment) -> dict[str, Kept]:
         data = self.blobs.get(offer.update_sha)
         if data is None:
             raise UsageError(
                 f"the accepted update {offer.update_sha[:12]} of {offer.device} is missing from the run folder."
             )
-        return decode_kept(data, kept_back.sent(supports, offer.kept_back))
+        return decode_update(data, offer, assignment, self.assigned_supports(assignment), self.parameters)
 
     def _evaluate(self, model: residuals.ModelState) -> tuple[Score | None, Score | None]:
         """Dense and sparse; a dense model whose running statistics are the sparse one's is not scored."""

@@ -7,7 +7,7 @@ from hypothesis import settings
 from device_runtime.wire import limits
 from device_runtime.wire.manifest import ArtifactFile, InputSpec, Manifest, Optimizer, Parameter
 from device_runtime.wire.measurement import ABSENT, NO_PHASE, Measurement, Phase, derived, measured
-from device_runtime.wire.messages import Assignment, Chunk, Hello, Hyper, Offer
+from device_runtime.wire.messages import Assignment, Chunk, Hello, Hyper, MaskAdjustment, Offer
 from device_runtime.wire.transfer import chunk_count
 
 # For properties: the same examples every time, and no clock, for the machine may be busy.
@@ -26,7 +26,13 @@ def hello(device: str = "pi-1", session: str = "s1", sample_count: int = 20) -> 
     return Hello(device=device, session=session, engines=("fake",), sample_count=sample_count, version="0")
 
 
-def assignment(device: str = "pi-1", round_index: int = 1, attempt: int = 0, ttl_s: float = 600.0) -> Assignment:
+def assignment(
+    device: str = "pi-1",
+    round_index: int = 1,
+    attempt: int = 0,
+    ttl_s: float = 600.0,
+    adjust: MaskAdjustment | None = None,
+) -> Assignment:
     """The assignment of a device in a round."""
     return Assignment(
         id=f"run-{round_index}-{attempt}-{device}",
@@ -37,6 +43,7 @@ def assignment(device: str = "pi-1", round_index: int = 1, attempt: int = 0, ttl
         support_shas=(sha("supports"),),
         hyper=HYPER,
         ttl_s=ttl_s,
+        adjust=adjust,
     )
 
 
@@ -59,6 +66,7 @@ def offer(
     data: bytes = b"update",
     size_bytes: int | None = None,
     kept_back: tuple[str, ...] = (),
+    extras: tuple[str, ...] = (),
 ) -> Offer:
     """The offer of an update with these bytes."""
     of = of or assignment()
@@ -70,6 +78,7 @@ def offer(
         sample_count=20,
         measurement=measurement(),
         kept_back=kept_back,
+        extras=extras,
     )
 
 

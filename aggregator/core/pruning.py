@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.wire.errors import UsageError
-from device_runtime.wire.support import FloatArray, Params
+from device_runtime.wire.largest import Mask, largest, largest_kept
+from device_runtime.wire.support import Params
 
 LayerRule = Literal["erk", "er", "uniform", "erk_sparsity"]
 Shapes = Mapping[str, tuple[int, ...]]
-Mask = NDArray[np.bool_]
 
 
 def layer_densities(shapes: Shapes, sparsity: float, rule: LayerRule = "erk") -> dict[str, float]:
@@ -63,27 +63,6 @@ def keep_counts(shapes: Shapes, sparsity: float, rule: LayerRule = "erk") -> dic
     return counts
 
 
-def largest(scores: NDArray[np.floating[Any]], count: int) -> Mask:
-    """The mask of the `count` largest scores, in the shape of `scores`; ties go to the lower flat index.
-
-    Exact and deterministic, O(n): a partition finds the threshold, ties at it are filled in flat order. Raises
-    UsageError when a score is NaN or `count` is outside [0, scores.size].
-    """
-    flat = scores.ravel()
-    if not 0 <= count <= flat.size:
-        raise UsageError(f"{count} weights cannot be kept of a layer of {flat.size}; correct the counts")
-    if np.isnan(flat).any():
-        raise UsageError("a pruning score is not a number; check the model's weights")
-    if count in (0, flat.size):
-        return np.full(scores.shape, count > 0)
-    threshold = np.partition(flat, flat.size - count)[flat.size - count]
-    mask: Mask = flat > threshold
-    ties = np.flatnonzero(flat == threshold)
-    mask[ties[: count - int(np.count_nonzero(mask))]] = True
-    shaped: Mask = mask.reshape(scores.shape)
-    return shaped
-
-
 def score_masks(scores: Mapping[str, NDArray[np.floating[Any]]], counts: Mapping[str, int]) -> dict[str, Mask]:
     """Per layer of `counts`, the mask of its count largest scores (higher = keep), whatever the scores mean."""
     return {name: largest(scores[name], count) for name, count in counts.items()}
@@ -106,12 +85,6 @@ def nested_masks(params: Params, masks: Mapping[str, Mask], sparsity: float, rul
     """
     counts = keep_counts({name: mask.shape for name, mask in masks.items()}, sparsity, rule)
     return {name: largest_kept(params[name], mask, counts[name]) for name, mask in masks.items()}
-
-
-def largest_kept(weight: FloatArray, mask: Mask, count: int) -> Mask:
-    """The mask of the `count` largest |w| among those that `mask` keeps; all of them when it keeps fewer."""
-    # Kept weights score |w| >= 0, the others -1, so that a kept zero still goes before anything off the mask.
-    return largest(np.where(mask, np.abs(weight), np.float32(-1.0)), min(count, int(np.count_nonzero(mask))))
 
 
 def _sizes(shapes: Shapes, sparsity: float) -> dict[str, int]:

@@ -7,9 +7,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from aggregator.core.pruning import LayerRule, Mask, keep_counts, largest_kept, magnitude_masks
+from aggregator.core.pruning import LayerRule, keep_counts, magnitude_masks
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import UsageError
+from device_runtime.wire.largest import Mask, largest_kept
 from device_runtime.wire.support import FloatArray, Params
 
 Kind = Literal["dynamic", "static"]

@@ -4,6 +4,7 @@ Up, from a device: Hello, Goodbye, Gone (its last will), Get, Chunk, Offer, Refu
 Down, to a device: Welcome, Assignment, Get, Chunk, Receipt, Release; to all devices: RollCall.
 """
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
@@ -25,6 +26,7 @@ KeptBack = Annotated[
     tuple[Annotated[str, Meta(min_length=1, max_length=limits.PARAMETER_NAME_BYTES_MAX)], ...],
     Meta(max_length=limits.KEPT_BACK_COUNT_MAX),
 ]
+Extras = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=63)], ...], Meta(max_length=16)]
 AssignmentId = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,160}\Z")]
 
 Verdict = Literal["accepted", "rejected", "late"]
@@ -89,8 +91,25 @@ class Hyper(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     update_dtype: ValueType
 
 
-class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Train this submodel: an artifact (graph), its parameters and its supports, as hashes of blobs to pull."""
+class MaskAdjustment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Move the masks once, after `after_epochs` local epochs (FedDST: Bibikar et al., AAAI 2022).
+
+    Of every masked weight tensor that keeps k elements, `moved(k)` go and as many come.
+    """
+
+    after_epochs: Annotated[int, Meta(ge=0, le=10_000)]
+    share: Annotated[float, Meta(gt=0, le=1)]
+
+    def moved(self, kept_count: int) -> int:
+        """How many of a tensor's kept elements go: floor(share * kept_count), the product in double precision."""
+        return math.floor(self.share * kept_count)
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Train this submodel: an artifact (graph), its parameters and its supports, as hashes of blobs to pull.
+
+    adjust: the device moves its masks on the way, and its update lies on the supports it ends with.
+    """
 
     id: AssignmentId
     device: Name
@@ -100,6 +119,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     support_shas: Annotated[tuple[Sha, ...], Meta(max_length=limits.TENSOR_COUNT_MAX)]
     hyper: Hyper
     ttl_s: Annotated[float, Meta(gt=0, le=31_536_000)]
+    adjust: MaskAdjustment | None = None
 
 
 class Get(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,6 +142,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """An update is ready to be pulled. Idempotent by (assignment id, device, update sha).
 
     kept_back: names of the parameters that the update lacks, because the device keeps them for itself.
+    extras: kinds of tensors that the update holds beside the differences (wire/update.py).
     """
 
     assignment_id: AssignmentId
@@ -131,6 +152,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sample_count: Count
     measurement: Measurement
     kept_back: KeptBack = ()
+    extras: Extras = ()
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

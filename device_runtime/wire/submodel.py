@@ -1,6 +1,8 @@
 """Submodels, updates and supports as bytes: values on the support only, in fp32, fp16 or int8."""
 
+import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +21,7 @@ _DTYPE: dict[str, np.dtype[Any]] = {
 }
 _SCALE = "#scale"  # '#' cannot stand in a parameter name, see `check_parameter_name`
 _INT8_MAX = 127
-_HEADER_BYTES_PER_TENSOR = 512
+HEADER_BYTES_PER_TENSOR = 512
 
 
 def check_parameter_name(name: str) -> None:
@@ -29,12 +31,16 @@ def check_parameter_name(name: str) -> None:
 
 
 def encode_kept(
-    tensors: Mapping[str, Kept], value_types: Callable[[str], ValueType], draws_for: Callable[[str], Draws]
+    tensors: Mapping[str, Kept],
+    value_types: Callable[[str], ValueType],
+    draws_for: Callable[[str], Draws],
+    beside: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> bytes:
     """Kept values as a blob; the supports are known to both ends and do not travel.
 
     `value_types` says how each tensor travels. int8 is symmetric with one float32 scale per tensor and stochastic
     rounding, floor(v / scale + u) with u from `draws_for(name)`, so that the expected value is exact.
+    `beside` are tensors that travel as they are, under names with a '#'.
     Raises LocalWireError for non-finite values, or values beyond fp16.
     """
     flat: dict[str, Tensor] = {}
@@ -50,7 +56,7 @@ def encode_kept(
                 flat[name] = kept.values.astype(_DTYPE[value_type])
             if not np.isfinite(flat[name]).all():
                 raise LocalWireError(f"parameter {name!r} has values beyond the range of {value_type}; use fp32")
-    return encode_tensors(flat)
+    return encode_tensors(flat | dict(beside))
 
 
 def _quantise(values: FloatArray, draws: Draws) -> tuple[Tensor, FloatArray]:
@@ -68,9 +74,17 @@ def decode_kept(data: bytes, supports: Mapping[str, Support]) -> dict[str, Kept]
     Raises RemoteWireError for malformed bytes, a missing or surplus tensor, a wrong count or dtype, a value that is
     not finite.
     """
+    return kept_of(decode_tensors(data, decoded_bytes_max=kept_bytes_max(supports)), supports)
+
+
+def kept_bytes_max(supports: Mapping[str, Support]) -> int:
+    """The most bytes that kept values on these supports can inflate to."""
     value_count = sum(s.count for s in supports.values())
-    bound = 4 * value_count + _HEADER_BYTES_PER_TENSOR * (2 * len(supports) + 1)
-    flat = decode_tensors(data, decoded_bytes_max=bound)
+    return 4 * value_count + HEADER_BYTES_PER_TENSOR * (2 * len(supports) + 1)
+
+
+def kept_of(flat: Mapping[str, Tensor], supports: Mapping[str, Support]) -> dict[str, Kept]:
+    """The kept values in the tensors of a blob; errors as `decode_kept`."""
     known = set(supports) | {n + _SCALE for n in supports if n in flat and flat[n].dtype == np.int8}
     if surplus := sorted(set(flat) - known):
         raise RemoteWireError(f"unknown tensor {surplus[0][:60]!r}")
@@ -104,8 +118,13 @@ def encode_supports(supports: Mapping[str, Support]) -> bytes:
         if support.kind == "axes":
             raise LocalWireError(f"parameter {name!r}: supports by axes do not travel in protocol 1")
         if support.mask is not None:
-            flat[name] = np.packbits(support.mask.ravel())
+            flat[name] = packed_mask(support)
     return encode_tensors(flat)
+
+
+def packed_mask(support: Support) -> Tensor:
+    """The mask of a support as it travels: uint8, eight elements to a byte, in flat order."""
+    return np.packbits(support.dense_mask().ravel())
 
 
 def decode_supports(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Support]:
@@ -113,8 +132,7 @@ def decode_supports(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[
 
     Raises RemoteWireError for malformed bytes, an unknown name, or a mask of the wrong size.
     """
-    counts = {name: int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()}
-    bound = sum(counts.values()) + _HEADER_BYTES_PER_TENSOR * (len(shapes) + 1)
+    bound = sum(math.prod(shape) for shape in shapes.values()) + HEADER_BYTES_PER_TENSOR * (len(shapes) + 1)
     flat = decode_tensors(data, decoded_bytes_max=bound)
     if surplus := sorted(set(flat) - set(shapes)):
         raise RemoteWireError(f"a mask for the unknown tensor {surplus[0][:60]!r}")
@@ -124,10 +142,16 @@ def decode_supports(data: bytes, shapes: Mapping[str, tuple[int, ...]]) -> dict[
         if packed is None:
             supports[name] = Support.everything(shape)
             continue
-        if packed.dtype != np.uint8 or packed.shape != ((counts[name] + 7) // 8,):
-            raise RemoteWireError(f"the mask of {name!r} does not fit its shape {shape}")
-        bits = np.unpackbits(packed)
-        if bits[counts[name] :].any():
-            raise RemoteWireError(f"the mask of {name!r} has bits beyond its {counts[name]} elements")
-        supports[name] = Support.from_mask(bits[: counts[name]].astype(np.bool_).reshape(shape))
+        supports[name] = unpacked_mask(name, packed, shape)
     return supports
+
+
+def unpacked_mask(name: str, packed: Tensor, shape: tuple[int, ...]) -> Support:
+    """The support that a mask of tensor `name` describes. Raises RemoteWireError for one of the wrong size."""
+    count = math.prod(shape)
+    if packed.dtype != np.uint8 or packed.shape != ((count + 7) // 8,):
+        raise RemoteWireError(f"the mask of {name!r} does not fit its shape {shape}")
+    bits = np.unpackbits(packed)
+    if bits[count:].any():
+        raise RemoteWireError(f"the mask of {name!r} has bits beyond its {count} elements")
+    return Support.from_mask(bits[:count].astype(np.bool_).reshape(shape))

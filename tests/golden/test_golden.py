@@ -11,8 +11,22 @@ from device_runtime.wire.messages import MESSAGE_TYPES, BlobRef, Hello
 from device_runtime.wire.submodel import decode_kept, decode_supports
 from device_runtime.wire.support import sha256_hex
 from device_runtime.wire.tensors import decode_files, decode_tensors
+from device_runtime.wire.update import decode_update
+from tests import fakes
 from tests.golden.make import VECTORS, read_vector
-from tests.golden.values import BLOBS, FILES, MASK, MESSAGES, SHAPES, SUPPORTS, TENSORS, VALUES, VARIANTS
+from tests.golden.values import (
+    BLOBS,
+    FILES,
+    MASK,
+    MESSAGES,
+    MOVED,
+    PARAMETERS,
+    SHAPES,
+    SUPPORTS,
+    TENSORS,
+    VALUES,
+    VARIANTS,
+)
 
 EVERY = MESSAGES | VARIANTS
 
@@ -36,6 +50,13 @@ def test_a_message_is_encoded_as_it_was_recorded(name):
 def test_an_offer_that_keeps_nothing_back_does_not_mention_it():
     assert b"kept_back" in read_vector("message_Offer_kept_back")
     assert b"kept_back" not in read_vector("message_Offer")
+
+
+def test_an_assignment_and_an_offer_say_nothing_of_what_is_not_asked_for():
+    assert b"adjust" in read_vector("message_Assignment_adjust")
+    assert b"adjust" not in read_vector("message_Assignment")
+    assert b"extras" in read_vector("message_Offer_extras")
+    assert b"extras" not in read_vector("message_Offer")
 
 
 def test_an_envelope_byte_by_byte():
@@ -64,6 +85,15 @@ def test_a_recorded_update_means_its_values(value_type):
     for name, kept in decoded.items():
         assert kept.values.dtype == np.float32
         assert kept.values.tolist() == VALUES[name].tolist()
+
+
+def test_a_recorded_update_on_moved_masks_means_its_values_and_its_mask():
+    assignment = VARIANTS["Assignment_adjust"]
+    offer = fakes.offer(assignment, extras=("mask",))
+    decoded = decode_update(read_vector("blob_kept_moved"), offer, assignment, SUPPORTS, PARAMETERS)
+    assert decoded["fc.weight"].support.sha == MOVED.sha
+    assert decoded["fc.bias"].support.sha == SUPPORTS["fc.bias"].sha
+    assert {name: kept.values.tolist() for name, kept in decoded.items()} == {n: v.tolist() for n, v in VALUES.items()}
 
 
 def test_recorded_supports_mean_their_masks():

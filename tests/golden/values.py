@@ -3,11 +3,13 @@
 import numpy as np
 
 from device_runtime.wire.draws import Draws
+from device_runtime.wire.manifest import Parameter
 from device_runtime.wire.messages import (
     Chunk,
     Get,
     Gone,
     Goodbye,
+    MaskAdjustment,
     Message,
     Receipt,
     Refusal,
@@ -18,6 +20,7 @@ from device_runtime.wire.messages import (
 from device_runtime.wire.submodel import ValueType, encode_kept, encode_supports
 from device_runtime.wire.support import Kept, Support
 from device_runtime.wire.tensors import Tensor, encode_files, encode_tensors
+from device_runtime.wire.update import mask_extras
 from tests import fakes
 
 MESSAGES: dict[str, Message] = {
@@ -41,11 +44,21 @@ MESSAGES: dict[str, Message] = {
 }
 
 # Messages with fields that are left out where they are empty.
-VARIANTS: dict[str, Message] = {"Offer_kept_back": fakes.offer(kept_back=("fc2.bias", "fc2.weight"))}
+VARIANTS: dict[str, Message] = {
+    "Offer_kept_back": fakes.offer(kept_back=("fc2.bias", "fc2.weight")),
+    "Offer_extras": fakes.offer(extras=("mask",)),
+    "Assignment_adjust": fakes.assignment(adjust=MaskAdjustment(after_epochs=3, share=0.25)),
+}
 
 MASK = np.array([[True, False, False, True, True], [False, False, True, False, True]])
 SUPPORTS = {"fc.weight": Support.from_mask(MASK), "fc.bias": Support.everything((2,))}
 SHAPES = {"fc.weight": (2, 5), "fc.bias": (2,)}
+PARAMETERS = (
+    Parameter(name="fc.weight", shape=(2, 5), role="weight", prunable=True),
+    Parameter(name="fc.bias", shape=(2,), role="bias", prunable=False),
+)
+# One element of five has gone, and another has come.
+MOVED = Support.from_mask(np.array([[True, True, False, True, False], [False, False, True, False, True]]))
 
 # Multiples of 1/2 with the largest at 127/2: exact in fp32, in fp16, and in int8, whose scale is then 1/2.
 VALUES = {
@@ -68,6 +81,14 @@ def kept() -> dict[str, Kept]:
     return {name: Kept(values, SUPPORTS[name]) for name, values in VALUES.items()}
 
 
+def encode_moved() -> bytes:
+    """The values as an update on the support that the device moved to, with the mask beside them."""
+    moved = {name: Kept(k.values, MOVED if name == "fc.weight" else k.support) for name, k in kept().items()}
+    return encode_kept(
+        moved, lambda _: "fp32", lambda name: Draws(0, "golden", name), mask_extras({"fc.weight": MOVED})
+    )
+
+
 def encode_values(value_type: ValueType) -> bytes:
     """The values as an update of one type."""
     return encode_kept(kept(), lambda _: value_type, lambda name: Draws(0, "golden", name))
@@ -77,6 +98,7 @@ BLOBS = {
     "kept_fp32": lambda: encode_values("fp32"),
     "kept_fp16": lambda: encode_values("fp16"),
     "kept_int8": lambda: encode_values("int8"),
+    "kept_moved": encode_moved,
     "supports": lambda: encode_supports(SUPPORTS),
     "tensors": lambda: encode_tensors(TENSORS),
     "files": lambda: encode_files(FILES),

@@ -11,18 +11,24 @@ from hypothesis import strategies as st
 
 from device_runtime.wire import limits
 from device_runtime.wire.errors import LocalWireError, RemoteWireError
+from device_runtime.wire.messages import MaskAdjustment
 from device_runtime.wire.submodel import decode_kept, decode_supports, encode_kept
 from device_runtime.wire.support import Kept, Support
 from device_runtime.wire.tensors import decode_files, decode_tensors, encode_files, encode_tensors, zstd
+from device_runtime.wire.update import decode_update
+from tests import fakes
 from tests.fakes import QUICK
 from tests.golden.make import read_vector
-from tests.golden.values import BLOBS, SHAPES, SUPPORTS
+from tests.golden.values import BLOBS, PARAMETERS, SHAPES, SUPPORTS
 
 MIB = 1 << 20
+ASSIGNMENT = fakes.assignment(adjust=MaskAdjustment(after_epochs=1, share=0.2))
+OFFER = fakes.offer(ASSIGNMENT, extras=("mask",))
 READERS = {
     "kept_fp32": lambda data: decode_kept(data, SUPPORTS),
     "kept_fp16": lambda data: decode_kept(data, SUPPORTS),
     "kept_int8": lambda data: decode_kept(data, SUPPORTS),
+    "kept_moved": lambda data: decode_update(data, OFFER, ASSIGNMENT, SUPPORTS, PARAMETERS),
     "supports": lambda data: decode_supports(data, SHAPES),
     "tensors": decode_tensors,
     "files": decode_files,

@@ -7,9 +7,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.core.pruning import keep_counts, largest, layer_densities, magnitude_masks
+from aggregator.core.pruning import keep_counts, layer_densities, magnitude_masks
 from aggregator.core.topology import TopologyRule, adjusts, grown_values, next_masks, prune_share_at
 from device_runtime.wire.draws import Draws
+from device_runtime.wire.largest import largest
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 dims = st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from aggregator.core.pruning import keep_counts, largest, layer_densities, magnitude_masks
+from aggregator.core.pruning import keep_counts, layer_densities, magnitude_masks
 from device_runtime.wire.errors import UsageError
+from device_runtime.wire.largest import largest
 
 CIFAR = {"conv1": (6, 3, 5, 5), "conv2": (16, 6, 5, 5), "fc1": (120, 6400), "fc2": (84, 120), "fc3": (10, 84)}
 MNIST = {"conv1": (10, 1, 5, 5), "conv2": (20, 10, 5, 5), "fc1": (50, 5120), "fc2": (10, 50)}
