@@ -35,12 +35,14 @@ def run(
     from aggregator.service import Aggregator
     from aggregator.settings import load_settings
     from device_runtime.config import read_settings_file
+    from device_runtime.link import over_mqtt
 
     settings = load_settings(config, read_settings_file(config))
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    finished = Aggregator(settings, _print_json if as_json else _print_line).run(stop)
+    tell = _print_json if as_json else _print_line
+    finished = Aggregator(settings, over_mqtt(settings.link), tell).run(stop)
     if not finished:
         typer.echo("stopped; the same command goes on from the last committed round", err=True)
         raise typer.Exit(130)

@@ -1,10 +1,8 @@
 """The aggregator's shell: one loop that feeds the round machine with events and carries out its commands."""
 
 import logging
-import queue
 import secrets
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import msgspec
 from aggregator.core import profiles, rounds
 from aggregator.core import round_events as events
 from aggregator.core.profiles import ProfileState
-from aggregator.core.rounds import RoundState
+from aggregator.core.rounds import SECOND_NS, RoundState
 from aggregator.device_rates import DeviceRates
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger, Traffic
@@ -30,7 +28,7 @@ from aggregator.run_folder import (
 )
 from aggregator.settings import Settings
 from aggregator.state import RunState, decode_state, encode_state
-from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
+from device_runtime.surroundings import Arrived, Inbox, LinkDown, LinkUp, Station, Surroundings
 from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.errors import EngineError, RemoteWireError, UsageError
 from device_runtime.wire.messages import Assignment, Hello, Message, Offer, Receipt, RollCall, Verdict
@@ -49,16 +47,15 @@ class Aggregator:
     `report` is told of everything that happens, for a terminal or a parent process to show.
     """
 
-    def __init__(self, settings: Settings, report: Report) -> None:
+    def __init__(self, settings: Settings, surroundings: Surroundings, report: Report) -> None:
+        self.inbox = Inbox()
+        self._clock = surroundings.clock
         self._settings = settings
         self._report = report
         self._folder = Path(settings.run.folder)
         # What can be wrong with link, model or data is found before the run folder is touched.
-        self._inbox = make_inbox()
         site = settings.link.site
-        self._link = MqttLink(
-            settings.link, client_id=f"{site}-aggregator", subscriptions=[up_filter(site)], inbox=self._inbox
-        )
+        self._link = surroundings.open_link(Station(f"{site}-aggregator", (up_filter(site),)), self.inbox.put)
         self._federation = Federation(settings, self._folder)
         self._ledger = Ledger(self._folder / "ledger.sqlite")
         remember_settings(self._ledger, self._folder, settings)
@@ -68,9 +65,10 @@ class Aggregator:
         self._rates = DeviceRates(settings, self._federation)
         self._profiles = ProfileState(settled={device: facts.sha for device, facts in self._kept.facts.items()})
         self._traffic: Traffic = {}
-        self._flush_due = 0.0
-        self._wall_start = time.monotonic()
-        self._finished_at: float | None = None
+        self._tick_due_ns = 0
+        self._flush_due_ns = 0
+        self._opened_ns = self._now_ns()
+        self._finished_ns: int | None = None
         self._uploaded_by_nobody: list[str] = []
         self._run_state, self._state = self._resume()
 
@@ -90,7 +88,7 @@ class Aggregator:
             log.info("resuming after round %d", count)
         members = [hello for hello, member, _, _ in self._ledger.devices() if member]
         opened = self._ledger.opened_round(count + 1)
-        return run_state, rounds.resume(self._settings.round_rules, members, count, opened, time.monotonic_ns())
+        return run_state, rounds.resume(self._settings.round_rules, members, count, opened, self._now_ns())
 
     def _initial_state(self) -> RunState:
         """The state before round 1, drawn once: a user's model need not give the same values twice."""
@@ -108,32 +106,51 @@ class Aggregator:
 
         Raises LinkError when no broker answers.
         """
+        self.begin()
+        try:
+            while not stop.is_set() and not self.may_leave:
+                self.turn(self.inbox.take(TICK_S))
+            return self._finished_ns is not None
+        finally:
+            self.end()
+
+    def begin(self) -> None:
+        """Connect, and take up the run where it stands. Raises LinkError when no broker answers."""
         self._link.connect()
         self._report("started", {"run": self._run_id, "round_index": self._state.round_index})
         if self._state.phase == "finished":
             self._finish()
-        try:
-            while not stop.is_set() and not self._may_leave():
-                try:
-                    self._handle(self._inbox.get(timeout=TICK_S))
-                except queue.Empty:
-                    self._step(events.Tick())
-                    self._pull(profiles.tick(self._profiles, time.monotonic_ns()))
-                self._flush_traffic()
-            return self._finished_at is not None
-        finally:
-            self._link.flush()
-            self._link.close()
-            self._flush_traffic(force=True)
-            if self._finished_at is not None:
-                self._write_result()  # once more: farewells count as traffic too
-            self._ledger.close()
 
-    def _may_leave(self) -> bool:
+    def end(self) -> None:
+        """Close the link and the ledger; what is not committed is taken up by the next start."""
+        self._link.flush()
+        self._link.close()
+        self._flush_traffic(force=True)
+        if self._finished_ns is not None:
+            self._write_result()  # once more: farewells count as traffic too
+        self._ledger.close()
+
+    @property
+    def may_leave(self) -> bool:
         """After the last round: every member has left, or there was time enough to."""
-        if self._finished_at is None:
+        if self._finished_ns is None:
             return False
-        return not self._state.members or time.monotonic() > self._finished_at + self._settings.run.leave_after_s
+        leave_ns = self._finished_ns + int(self._settings.run.leave_after_s * SECOND_NS)
+        return not self._state.members or self._now_ns() > leave_ns
+
+    def _now_ns(self) -> int:
+        return self._clock.monotonic_ns()
+
+    def turn(self, event: object | None) -> None:
+        """Take in one event, None where there is none, and let time pass where a tick is due."""
+        if event is not None:
+            self._handle(event)
+        now_ns = self._now_ns()
+        if now_ns >= self._tick_due_ns:  # also while events never cease
+            self._tick_due_ns = now_ns + int(TICK_S * SECOND_NS)
+            self._step(events.Tick())
+            self._pull(profiles.tick(self._profiles, now_ns))
+        self._flush_traffic()
 
     def _handle(self, event: object) -> None:
         match event:
@@ -157,8 +174,8 @@ class Aggregator:
             return
         self._step(events.Heard(device, message))
         taken_in = not isinstance(message, Hello) or device in self._state.members
-        if taken_in and self._finished_at is None:
-            self._pull(profiles.heard(self._profiles, device, message, time.monotonic_ns()))
+        if taken_in and self._finished_ns is None:
+            self._pull(profiles.heard(self._profiles, device, message, self._now_ns()))
 
     def _pull(self, step: profiles.Step) -> None:
         """Carry out what the pulling of profiles asks for."""
@@ -180,7 +197,7 @@ class Aggregator:
         self._report("profile", {"device": device, "verdict": facts.verdict, "bytes": len(data)})
 
     def _step(self, event: events.Event) -> None:
-        self._state, commands = rounds.step(self._state, event, time.monotonic_ns())
+        self._state, commands = rounds.step(self._state, event, self._now_ns())
         for command in commands:
             self._carry_out(command)
 
@@ -243,16 +260,16 @@ class Aggregator:
 
     def _flush_traffic(self, *, force: bool = False) -> None:
         """Bytes reach the ledger with every update; this is for quiet times."""
-        now = time.monotonic()
-        if self._traffic and (force or now >= self._flush_due):
+        now_ns = self._now_ns()
+        if self._traffic and (force or now_ns >= self._flush_due_ns):
             last = min(self._state.round_index, self._settings.rounds.count)
             self._ledger.add_traffic(last, self._take_traffic())
-            self._flush_due = now + TRAFFIC_FLUSH_S
+            self._flush_due_ns = now_ns + int(TRAFFIC_FLUSH_S * SECOND_NS)
 
     # --- rounds -----------------------------------------------------------------------------------------------
 
     def _open(self, command: events.OpenRound) -> None:
-        self._wall_start = time.monotonic()
+        self._opened_ns = self._now_ns()
         servable = self._servable(command.devices)
         earlier = {device: task.assignment for device, task in self._state.tasks.items()}
         assignments, bytes_max = self._federation.assign(
@@ -348,7 +365,7 @@ class Aggregator:
             loss_sparse=outcome.sparse.loss if outcome.sparse else None,
             bytes_up=sum(up for up, _ in traffic.values()),
             bytes_down=sum(down for _, down in traffic.values()),
-            wall_s=time.monotonic() - self._wall_start,
+            wall_s=(self._now_ns() - self._opened_ns) / SECOND_NS,
             devices=device_rounds(self._federation, assigned, accepted, outcome),
         )
         if round_index >= self._settings.rounds.count:
@@ -370,7 +387,7 @@ class Aggregator:
 
     def _finish(self) -> None:
         """The last round is committed: write what the run leaves, then wait for farewells."""
-        self._finished_at = time.monotonic()
+        self._finished_ns = self._now_ns()
         self._write_result()
         self._report("finished", {"folder": str(self._folder)})
 

@@ -11,6 +11,25 @@ told to it again. Commands come in the order in which the shell must carry them 
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from device_runtime.agent_events import (
+    Assigned,
+    Command,
+    Connected,
+    Disconnected,
+    Event,
+    Leave,
+    Publish,
+    Received,
+    Serve,
+    SpoolUpdate,
+    StoreBlob,
+    Tick,
+    Train,
+    Trained,
+    TrainingFailed,
+    Unreadable,
+    Unspool,
+)
 from device_runtime.wire import limits, transfer
 from device_runtime.wire.errors import RemoteWireError
 from device_runtime.wire.messages import (
@@ -54,114 +73,6 @@ class AgentState:
     leave_when_released: bool = False
 
 
-# --- events -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The link is up and subscribed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    """The link is down; it will come back by itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A message for this device, other than an assignment."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Assigned:
-    """An assignment arrived; the shell adds which of its blobs are not in the store, and a spooled offer for it."""
-
-    assignment: Assignment
-    lacking: tuple[str, ...]
-    spooled: Offer | None
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """Training is done; `update` are the bytes that `offer` names."""
-
-    offer: Offer
-    update: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingFailed:
-    """The assignment cannot be carried out, for `reason`."""
-
-    assignment_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time passed."""
-
-
-Event = Connected | Disconnected | Received | Assigned | Trained | TrainingFailed | Tick
-
-
-# --- commands -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Send a message to the aggregator."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class StoreBlob:
-    """Keep a downloaded, verified blob."""
-
-    sha: str
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Train:
-    """Train an assignment whose blobs are all in the store; answer with Trained or TrainingFailed."""
-
-    assignment: Assignment
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolUpdate:
-    """Make the update and its offer durable, before anything is said of it."""
-
-    offer: Offer
-    update: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Serve:
-    """Publish the chunks that the aggregator asked for, from the spool or of the profile."""
-
-    get: Get
-
-
-@dataclass(frozen=True, slots=True)
-class Unspool:
-    """The update has its receipt: forget it."""
-
-    receipt: Receipt
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """End the process in good order."""
-
-    reason: str
-
-
-Command = Publish | StoreBlob | Train | SpoolUpdate | Serve | Unspool | Leave
 Step = tuple[AgentState, list[Command]]
 
 
@@ -177,7 +88,9 @@ def step(state: AgentState, event: Event, now_ns: int) -> Step:
         case Trained():
             return _trained(state, event, now_ns)
         case TrainingFailed():
-            return _training_failed(state, event, now_ns)
+            return _training_failed(state, event)
+        case Unreadable(assignment_id, reason):
+            return state, [_refuse(state, assignment_id, reason)]
         case Tick():
             return _tick(state, now_ns)
         case Received(message):
@@ -264,9 +177,13 @@ def _trained(state: AgentState, event: Trained, now_ns: int) -> Step:
     return state, [SpoolUpdate(event.offer, event.update), Publish(event.offer)]
 
 
-def _training_failed(state: AgentState, event: TrainingFailed, now_ns: int) -> Step:
-    refusal = Refusal(assignment_id=event.assignment_id, device=state.hello.device, reason=event.reason[:2000])
-    return replace(state, phase="waiting", offer=None), [Publish(refusal)]
+def _training_failed(state: AgentState, event: TrainingFailed) -> Step:
+    return replace(state, phase="waiting", offer=None), [_refuse(state, event.assignment_id, event.reason)]
+
+
+def _refuse(state: AgentState, assignment_id: str, reason: str) -> Publish:
+    refusal = Refusal(assignment_id=assignment_id, device=state.hello.device, reason=reason[: limits.TEXT_BYTES_MAX])
+    return Publish(refusal)
 
 
 def _receipt(state: AgentState, receipt: Receipt) -> Step:

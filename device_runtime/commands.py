@@ -26,12 +26,14 @@ def run(
         level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )
     from device_runtime.config import load_device_settings
+    from device_runtime.link import over_mqtt
     from device_runtime.runner import Device
 
+    settings = load_device_settings(config)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    reason = Device(load_device_settings(config)).run(stop)
+    reason = Device(settings, over_mqtt(settings.link)).run(stop)
     logging.getLogger("espalier.device").info("left: %s", reason)
 
 

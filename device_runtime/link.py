@@ -6,21 +6,30 @@ presence by last will. MQTT 3.1.1, because every broker speaks it and all meanin
 """
 
 import contextlib
-import queue
 import random
 import socket
 import ssl
 import threading
 import time
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from device_runtime.surroundings import (
+    Arrived,
+    LinkDown,
+    LinkUp,
+    MachineClock,
+    Post,
+    Station,
+    Surroundings,
+    ThreadWorker,
+)
 from device_runtime.wire.errors import LinkError, UsageError
-from device_runtime.wire.limits import ENVELOPE_BYTES_MAX, INBOX_COUNT_MAX
+from device_runtime.wire.limits import ENVELOPE_BYTES_MAX
 from device_runtime.wire.settings import LinkSettings
 
 QOS = 1
@@ -28,53 +37,22 @@ RECONNECT_S_MIN = 0.5
 RECONNECT_S_MAX = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class LinkUp:
-    """Connected and subscribed."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkDown:
-    """The connection broke; the link tries again by itself."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A payload on a topic."""
-
-    topic: str
-    payload: bytes
-
-
-LinkEvent = LinkUp | LinkDown | Arrived
-
-
 class MqttLink:
-    """One client of the broker. What happens is put into `inbox`, a bounded queue that one loop reads."""
+    """One client of the broker. What happens is posted, for one loop to take."""
 
-    def __init__(
-        self,
-        settings: LinkSettings,
-        *,
-        client_id: str,
-        subscriptions: list[str],
-        inbox: "queue.Queue[object]",
-        will: tuple[str, bytes] | None = None,
-    ) -> None:
+    def __init__(self, settings: LinkSettings, station: Station, post: Post) -> None:
         self.bytes_published = 0
         self.bytes_received = 0
         self._settings = settings
-        self._subscriptions = subscriptions
-        self._inbox = inbox
+        self._subscriptions = station.subscriptions
+        self._post = post
         self._first_connect = threading.Event()
         self._refusal: str | None = None
         self._closed_early = False
         self._closing = False
         self._last_published: mqtt.MQTTMessageInfo | None = None
         self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=True, protocol=mqtt.MQTTv311
+            CallbackAPIVersion.VERSION2, client_id=station.client_id, clean_session=True, protocol=mqtt.MQTTv311
         )
         self._client.max_inflight_messages_set(64)
         self._client.reconnect_delay_set(1, int(RECONNECT_S_MAX))
@@ -83,8 +61,8 @@ class MqttLink:
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
         self._client.on_socket_open = _no_delay
-        if will is not None:
-            self._client.will_set(will[0], will[1], qos=QOS, retain=False)
+        if station.will is not None:
+            self._client.will_set(*station.will, qos=QOS, retain=False)
         configure_security(self._client, settings)
 
     def connect(self) -> None:
@@ -155,7 +133,7 @@ class MqttLink:
             self._refusal = f"it may not subscribe ({failed[0]})"
         self._first_connect.set()
         if not failed:
-            self._put(LinkUp())
+            self._post(LinkUp())
 
     def _on_disconnect(self, _c: mqtt.Client, _d: object, _flags: object, reason: ReasonCode, _p: object) -> None:
         if self._closing:
@@ -163,29 +141,22 @@ class MqttLink:
         if not self._first_connect.is_set():
             self._closed_early = True
             return
-        self._put(LinkDown(str(reason)))
+        self._post(LinkDown(str(reason)))
         # paho's own delay doubles without jitter; a fleet must not come back in step.
         time.sleep(random.random() * RECONNECT_S_MIN)
 
     def _on_message(self, _c: mqtt.Client, _d: object, message: mqtt.MQTTMessage) -> None:
         self.bytes_received += len(message.payload)
         if not message.retain:  # nothing of ours is retained; a retained message is somebody's mistake or attack
-            self._put(Arrived(message.topic, bytes(message.payload)))
-
-    def _put(self, event: LinkEvent) -> None:
-        while True:
-            try:
-                self._inbox.put_nowait(event)
-                return
-            except queue.Full:
-                # Dropping the oldest is safe: every message of the protocol is told again after a silence.
-                with contextlib.suppress(queue.Empty):
-                    self._inbox.get_nowait()
+            self._post(Arrived(message.topic, bytes(message.payload)))
 
 
-def make_inbox() -> "queue.Queue[object]":
-    """The bounded queue between callbacks and loop."""
-    return queue.Queue(maxsize=INBOX_COUNT_MAX)
+def over_mqtt(settings: LinkSettings) -> Surroundings:
+    """The surroundings of a process of its own: a broker, this machine's clock, threads.
+
+    Opening the link raises UsageError for security settings that cannot work.
+    """
+    return Surroundings(partial(MqttLink, settings), MachineClock(), ThreadWorker())
 
 
 def configure_security(client: mqtt.Client, settings: LinkSettings) -> None:

@@ -10,7 +10,8 @@ import msgspec
 
 from device_runtime.doctor.finding import Finding, Patient, not_checked, without_settings
 from device_runtime.doctor.mqtt_limits import ask_limits, connect_packet
-from device_runtime.link import MqttLink, make_inbox
+from device_runtime.link import MqttLink
+from device_runtime.surroundings import Inbox, Station
 from device_runtime.wire.errors import LinkError, UsageError
 from device_runtime.wire.limits import ENVELOPE_BYTES_MAX
 from device_runtime.wire.settings import LinkSettings
@@ -61,12 +62,8 @@ def check_broker(patient: Patient) -> list[Finding]:
     place = f"{link.host}:{link.port}"
     try:
         # A client id of its own: that of the device would throw a running device out.
-        client = MqttLink(
-            link,
-            client_id=f"{link.site}-{settings.name}-doctor",
-            subscriptions=[down_topic(link.site, settings.name), all_topic(link.site)],
-            inbox=make_inbox(),
-        )
+        topics = (down_topic(link.site, settings.name), all_topic(link.site))
+        client = MqttLink(link, Station(f"{link.site}-{settings.name}-doctor", topics), Inbox().put)
         client.connect()
     except (LinkError, UsageError) as error:
         return [

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from device_runtime.wire import limits
 from device_runtime.wire.errors import LocalWireError, RemoteWireError
-from device_runtime.wire.messages import MESSAGE_TYPES, Message
+from device_runtime.wire.messages import MESSAGE_TYPES, AssignmentId, Message, Name
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -19,8 +19,16 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signatures: Annotated[list[bytes], Meta(max_length=8)] = []
 
 
+class _Addressed(msgspec.Struct, frozen=True):
+    """What every version of an assignment says; unlike the messages, it lets unknown fields pass."""
+
+    id: AssignmentId
+    device: Name
+
+
 _ENCODER = msgspec.msgpack.Encoder()
 _ENVELOPE = msgspec.msgpack.Decoder(Envelope)
+_ADDRESSED = msgspec.msgpack.Decoder(_Addressed)
 # A text that is not UTF-8 is a UnicodeDecodeError to msgspec, deep nesting a RecursionError.
 _MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _PAYLOADS = {name: msgspec.msgpack.Decoder(type_) for name, type_ in MESSAGE_TYPES.items()}
@@ -49,6 +57,29 @@ def decode_message(data: bytes, *, allow_unsigned: bool) -> Message:
     Raises RemoteWireError for too many bytes, malformed or unknown content, another protocol version, or a missing
     signature where one is demanded.
     """
+    envelope = _opened(data, allow_unsigned)
+    decoder = _PAYLOADS.get(envelope.payload_type)
+    if decoder is None:
+        raise RemoteWireError(f"unknown message type {envelope.payload_type!r}")
+    try:
+        message: Message = decoder.decode(envelope.payload)
+    except _MALFORMED as error:
+        raise RemoteWireError(f"a malformed {envelope.payload_type}: {error}") from error
+    return message
+
+
+def unreadable_assignment(data: bytes, device: str, *, allow_unsigned: bool) -> str | None:
+    """The id of an assignment to `device` that `decode_message` refuses, so that the device can say so; None where the
+    payload bytes are anything else."""
+    try:
+        envelope = _opened(data, allow_unsigned)
+        addressed = _ADDRESSED.decode(envelope.payload) if envelope.payload_type == "Assignment" else None
+    except (RemoteWireError, *_MALFORMED):
+        return None
+    return addressed.id if addressed is not None and addressed.device == device else None
+
+
+def _opened(data: bytes, allow_unsigned: bool) -> Envelope:
     if len(data) > limits.ENVELOPE_BYTES_MAX:
         raise RemoteWireError(f"an envelope of {len(data)} bytes exceeds {limits.ENVELOPE_BYTES_MAX}")
     try:
@@ -59,11 +90,4 @@ def decode_message(data: bytes, *, allow_unsigned: bool) -> Message:
         raise RemoteWireError(f"protocol {envelope.protocol} is not the {limits.PROTOCOL_VERSION} spoken here")
     if envelope.signatures or not allow_unsigned:
         raise RemoteWireError("signed envelopes cannot be verified yet, and unsigned ones need allow_unsigned = true")
-    decoder = _PAYLOADS.get(envelope.payload_type)
-    if decoder is None:
-        raise RemoteWireError(f"unknown message type {envelope.payload_type!r}")
-    try:
-        message: Message = decoder.decode(envelope.payload)
-    except _MALFORMED as error:
-        raise RemoteWireError(f"a malformed {envelope.payload_type}: {error}") from error
-    return message
+    return envelope

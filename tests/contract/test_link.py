@@ -1,8 +1,6 @@
 """What `MqttLink` promises, whichever broker stands behind it."""
 
-import contextlib
 import os
-import queue
 import signal
 import socket
 import subprocess
@@ -15,7 +13,8 @@ import paho.mqtt.client as mqtt
 import pytest
 
 from aggregator.demo.broker import Broker, free_port, start_broker
-from device_runtime.link import Arrived, LinkDown, LinkUp, MqttLink, make_inbox
+from device_runtime.link import MqttLink
+from device_runtime.surroundings import Arrived, Inbox, LinkDown, LinkUp, Station
 from device_runtime.wire.errors import LinkError
 from device_runtime.wire.limits import ENVELOPE_BYTES_MAX
 from device_runtime.wire.settings import LinkSettings
@@ -23,7 +22,7 @@ from device_runtime.wire.settings import LinkSettings
 pytestmark = pytest.mark.e2e
 
 TIMEOUT_S = 10.0
-Make = Callable[..., tuple[MqttLink, "queue.Queue[object]"]]
+Make = Callable[..., tuple[MqttLink, Inbox]]
 
 
 @pytest.fixture
@@ -31,13 +30,13 @@ def make(broker: Broker) -> Iterator[Make]:
     """Makes connected links by client id and subscriptions; all are closed at the end."""
     made: list[MqttLink] = []
 
-    def connected(client_id: str, *subscriptions: str) -> tuple[MqttLink, "queue.Queue[object]"]:
-        inbox = make_inbox()
+    def connected(client_id: str, *subscriptions: str) -> tuple[MqttLink, Inbox]:
+        inbox = Inbox()
         settings = LinkSettings(host=broker.host, port=broker.port, connect_timeout_s=TIMEOUT_S)
-        link = MqttLink(settings, client_id=client_id, subscriptions=list(subscriptions), inbox=inbox)
+        link = MqttLink(settings, Station(client_id, subscriptions), inbox.put)
         made.append(link)
         link.connect()
-        assert inbox.get(timeout=TIMEOUT_S) == LinkUp()
+        assert inbox.take(TIMEOUT_S) == LinkUp()
         return link, inbox
 
     yield connected
@@ -45,17 +44,16 @@ def make(broker: Broker) -> Iterator[Make]:
         link.close()
 
 
-def _next(inbox: "queue.Queue[object]") -> object:
-    return inbox.get(timeout=TIMEOUT_S)
+def _next(inbox: Inbox) -> object:
+    return inbox.take(TIMEOUT_S)
 
 
-def _wait_for(inbox: "queue.Queue[object]", kind: type) -> object:
+def _wait_for(inbox: Inbox, kind: type) -> object:
     deadline = time.monotonic() + 3 * TIMEOUT_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(queue.Empty):
-            event = inbox.get(timeout=0.2)
-            if isinstance(event, kind):
-                return event
+        event = inbox.take(0.2)
+        if isinstance(event, kind):
+            return event
     raise AssertionError(f"no {kind.__name__} came")
 
 
@@ -82,7 +80,7 @@ def test_only_what_was_subscribed_to_arrives(make: Make) -> None:
     for topic in ("t/a/down", "t/a/up/deeper", "t/b/up"):
         sender.publish(topic, b"x")
     assert _next(inbox) == Arrived("t/b/up", b"x")
-    assert inbox.empty()
+    assert inbox.take() is None
 
 
 def test_flush_before_close_loses_nothing(make: Make) -> None:
@@ -133,10 +131,11 @@ def test_small_messages_are_not_held_back_by_the_sender(make: Make) -> None:
 
 _MORTAL = """
 import sys, time
-from device_runtime.link import MqttLink, make_inbox
+from device_runtime.link import MqttLink
+from device_runtime.surroundings import Inbox, Station
 from device_runtime.wire.settings import LinkSettings
-link = MqttLink(LinkSettings(port=int(sys.argv[1])), client_id="mortal", subscriptions=["unused"], inbox=make_inbox(),
-                will=("t/will", b"gone"))
+station = Station("mortal", ("unused",), ("t/will", b"gone"))
+link = MqttLink(LinkSettings(port=int(sys.argv[1])), station, Inbox().put)
 link.connect()
 print("up", flush=True)
 sys.stdin.read()
@@ -192,7 +191,7 @@ def test_link_comes_back_by_itself_when_the_broker_restarts(make: Make, broker: 
 def test_no_broker_is_one_sentence_naming_the_place() -> None:
     port = free_port()
     settings = LinkSettings(port=port, connect_timeout_s=0.1)
-    link = MqttLink(settings, client_id="lonely", subscriptions=["t"], inbox=make_inbox())
+    link = MqttLink(settings, Station("lonely", ("t",)), Inbox().put)
     with pytest.raises(LinkError, match=f"no broker answers at 127.0.0.1:{port}"):
         link.connect()
 
@@ -200,6 +199,6 @@ def test_no_broker_is_one_sentence_naming_the_place() -> None:
 def test_a_server_that_is_no_broker_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         settings = LinkSettings(port=server.getsockname()[1], connect_timeout_s=0.1)
-        link = MqttLink(settings, client_id="lonely", subscriptions=["t"], inbox=make_inbox())
+        link = MqttLink(settings, Station("lonely", ("t",)), Inbox().put)
         with pytest.raises(LinkError, match="is it an MQTT broker"):
             link.connect()

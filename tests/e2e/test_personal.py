@@ -2,7 +2,6 @@
 
 import json
 import os
-import queue
 import re
 import signal
 import subprocess
@@ -26,9 +25,10 @@ from aggregator.settings import PruningSection, TrainingSection
 from aggregator.simulation.in_process import InProcessRun, run_in_process
 from device_runtime.data import LocalData
 from device_runtime.engines import available_engines
-from device_runtime.link import Arrived, MqttLink, make_inbox
+from device_runtime.link import MqttLink
 from device_runtime.personal import LAST, Choice
 from device_runtime.personal_file import PERSONAL_FILE
+from device_runtime.surroundings import Arrived, Inbox, Station
 from device_runtime.wire.envelope import decode_message
 from device_runtime.wire.manifest import decode_manifest
 from device_runtime.wire.messages import Chunk, Offer
@@ -162,18 +162,12 @@ class Recorder:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Record until the end of the block."""
-        inbox = make_inbox()
-        link = MqttLink(
-            LinkSettings(port=self.port, allow_unsigned=True), client_id="recorder", subscriptions=["#"], inbox=inbox
-        )
+        inbox = Inbox()
+        link = MqttLink(LinkSettings(port=self.port, allow_unsigned=True), Station("recorder", ("#",)), inbox.put)
         stop = threading.Event()
 
         def listen() -> None:
-            while not stop.is_set() or not inbox.empty():
-                try:
-                    event = inbox.get(timeout=0.1)
-                except queue.Empty:
-                    continue
+            while (event := inbox.take(0.1)) is not None or not stop.is_set():
                 if isinstance(event, Arrived):
                     self.heard.append(event)
 

@@ -10,9 +10,10 @@ import pytest
 from aggregator.demo.broker import Broker
 from aggregator.demo.plan import Options
 from aggregator.settings import TrainingSection
-from device_runtime.link import Arrived, MqttLink, make_inbox
+from device_runtime.link import MqttLink
 from device_runtime.profile.record import encode_profile
 from device_runtime.store import BlobStore
+from device_runtime.surroundings import Arrived, Inbox, Station
 from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.messages import BlobRef, Get, Goodbye, Hello
 from device_runtime.wire.support import sha256_hex
@@ -98,10 +99,10 @@ def test_broken_profiles_are_ignored_with_a_word_and_cost_no_round(tmp_path: Pat
     with fleet(TWO, tmp_path / "run", mosquitto.port) as run:
         run.start("aggregator")
         run.wait_for("started")
-        inbox = make_inbox()
+        inbox = Inbox()
         link = msgspec.structs.replace(run.plan.settings.link, port=mosquitto.port)
         site = link.site
-        peer = MqttLink(link, client_id="hostile", subscriptions=[down_topic(site, "hostile")], inbox=inbox)
+        peer = MqttLink(link, Station("hostile", (down_topic(site, "hostile"),)), inbox.put)
         peer.connect()
         try:
             for data, changed, words in HOSTILE.values():
@@ -131,8 +132,7 @@ def test_broken_profiles_are_ignored_with_a_word_and_cost_no_round(tmp_path: Pat
 
 def _answer(peer: MqttLink, inbox, topic: str, data: bytes) -> None:
     """Serve what was asked for, under whatever name it was asked for."""
-    while not inbox.empty():
-        event = inbox.get_nowait()
+    while (event := inbox.take()) is not None:
         message = decode_message(event.payload, allow_unsigned=True) if isinstance(event, Arrived) else None
         if isinstance(message, Get):
             for index in message.indices:

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from device_runtime.wire import limits
-from device_runtime.wire.envelope import decode_message, encode_message
+from device_runtime.wire.envelope import decode_message, encode_message, unreadable_assignment
 from device_runtime.wire.errors import LocalWireError, RemoteWireError
 from device_runtime.wire.messages import MESSAGE_TYPES, Hello, Release
 from device_runtime.wire.topics import device_of
@@ -272,3 +272,53 @@ def test_what_we_would_refuse_we_do_not_send(message):
 def test_a_topic_that_is_no_devices_is_refused(topic):
     with pytest.raises(RemoteWireError, match="not a device's topic"):
         device_of(topic)
+
+
+# --- assignments of a later version -------------------------------------------------------------------------------
+
+NAME, ID = MESSAGES["Assignment"].device, MESSAGES["Assignment"].id
+
+
+def id_of(data: bytes) -> str | None:
+    return unreadable_assignment(data, NAME, allow_unsigned=True)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"proximal": 0.1},
+        {"hyper": {"clip": 1.0}},
+        {"ttl_s": -1.0},
+        {"support_shas": None},
+    ],
+)
+def test_the_id_of_an_assignment_that_cannot_be_read_is_known(changed):
+    data = envelope(fields("Assignment", **changed), "Assignment")
+    refused(data)
+    assert id_of(data) == ID
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        envelope(fields("Assignment", new=1), "Assignment", protocol=2),
+        envelope(fields("Assignment", new=1), "Assignment", signatures=[b"s"]),
+        envelope(fields("Assignment", new=1), "Offer"),
+        envelope(fields("Assignment", new=1, device="another"), "Assignment"),
+        envelope(fields("Assignment", id="No id"), "Assignment"),
+        envelope({"device": NAME}, "Assignment"),
+        envelope(b"\x91" * 200, "Assignment"),
+        envelope(fields("Hello"), "Hello"),
+    ],
+)
+def test_of_nothing_else_an_id_is_known(data):
+    assert id_of(data) is None
+
+
+@QUICK
+@given(st.binary(max_size=400))
+def test_no_bytes_make_the_lenient_look_raise(data):
+    assert id_of(data) is None
+    assert id_of(envelope(data, "Assignment")) is None

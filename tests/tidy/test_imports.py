@@ -27,7 +27,13 @@ class Row:
 # The first row whose part matches decides.
 TABLE = (
     Row("device_runtime.wire", ("device_runtime.wire",), frozenset(IMPURE | {"paho"}), "pure, and imports nobody"),
-    Row("device_runtime.agent", ("device_runtime.wire",), frozenset(IMPURE | {"paho", "onnx"}), "pure decisions"),
+    Row("device_runtime.agent_events", ("device_runtime.wire",), frozenset(IMPURE | {"paho", "onnx"}), "plain values"),
+    Row(
+        "device_runtime.agent",
+        ("device_runtime.wire", "device_runtime.agent_events"),
+        frozenset(IMPURE | {"paho", "onnx"}),
+        "pure decisions",
+    ),
     Row("device_runtime", ("device_runtime", "firmware_profiles"), frozenset({"torch", "onnx"}), "a board is small"),
     Row(
         "aggregator.core",
@@ -50,6 +56,7 @@ TABLE = (
             "export",
             "device_runtime.wire",
             "device_runtime.link",
+            "device_runtime.surroundings",
             "device_runtime.store",
             "device_runtime.data",
             "device_runtime.config",

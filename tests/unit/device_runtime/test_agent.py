@@ -22,6 +22,7 @@ from device_runtime.agent import (
     Train,
     Trained,
     TrainingFailed,
+    Unreadable,
     Unspool,
     step,
 )
@@ -90,6 +91,9 @@ TABLE = [
     ("training", Assigned(B, (), fakes.offer(B)), "training", []),
     ("training", Trained(OFFER, b"update"), "offering", ["SpoolUpdate", "Offer"]),
     ("training", TrainingFailed(A.id, "no memory"), "waiting", ["Refusal"]),
+    ("waiting", Unreadable(B.id, "unknown field"), "waiting", ["Refusal"]),
+    ("training", Unreadable(B.id, "unknown field"), "training", ["Refusal"]),
+    ("offering", Unreadable(B.id, "unknown field"), "offering", ["Refusal"]),
     ("training", Connected(), "training", ["Hello"]),
     ("training", Received(RECEIPT), "training", ["Unspool"]),
     ("offering", Received(Get(sha=OFFER.update_sha, indices=(0,))), "offering", ["Serve"]),
