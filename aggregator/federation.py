@@ -73,6 +73,8 @@ class Federation:
             momentum=t.momentum if t.optimizer == "sgd" else 0.0,
             nesterov=t.nesterov,
             weight_decay=t.weight_decay,
+            clip_norm=t.clip_norm,
+            proximal_mu=t.proximal_mu,
         )
         self.artifacts = Artifacts(folder / "artifacts", self.blobs, self._write_artifact)
         self._evaluator = self._make_evaluator(threads)

@@ -13,7 +13,7 @@ from aggregator.federation import Federation, RoundOutcome
 from aggregator.settings import Settings
 from aggregator.state import RunState
 from device_runtime.data import LocalData
-from device_runtime.engines import open_engine
+from device_runtime.engines import available_engines, open_engine
 from device_runtime.personal import Choice, Personal, personal_names
 from device_runtime.training import Traffic, Workbench
 from device_runtime.wire.errors import UsageError
@@ -49,8 +49,8 @@ def run_in_process(
     if settings.rates.policy == "capability":
         raise UsageError("rates by capability need devices on a broker: choose another [rates] policy.")
     federation = Federation(settings, folder)
-    chosen = open_engine(engine)
-    federation.artifacts.for_engines([chosen.name])
+    name, _ = federation.artifacts.for_engines(available_engines() if engine == "auto" else [engine])
+    chosen = open_engine(name)
     artifact = federation.artifacts.folder(chosen.name)
     benches = {n: Workbench(chosen, artifact, d, threads=1, seed=settings.run.seed) for n, d in devices.items()}
     own = {n: Personal(personal_names(personal.get(n, ()), bench.manifest)) for n, bench in benches.items()}

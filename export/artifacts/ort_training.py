@@ -4,6 +4,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import MANIFEST_FILE, InputSpec, Loss, Manifest, Optimizer, encode_manifest
 from export.artifacts.folder import check_model, describe, whole_folder
 from export.artifacts.ort_training_graphs import write_graphs
@@ -31,9 +32,11 @@ def write_training_artifact(
     loss: "cross_entropy" takes int64 labels [batch], the others float32 labels of the output's shape.
 
     Raises UsageError for a model that does not fit `input`, `class_count` or the runtime, and for a folder that holds
-    something else; EngineError where onnxruntime-training is missing or cannot differentiate the model.
+    something else; EngineError where onnxruntime-training is missing or cannot differentiate the model, and for a
+    proximal term or clipping, which this engine does not apply.
     """
     check_model(model, input.shape, class_count, loss)
+    _check_optimizer(optimizer)
     parameters = parameter_table(model)
     costs = cost_table(model)
     with whole_folder(folder) as unfinished:
@@ -53,3 +56,11 @@ def write_training_artifact(
         )
         (unfinished / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
     return manifest
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    asked = {"proximal_mu": optimizer.proximal_mu, "clip_norm": optimizer.clip_norm}
+    if names := [f"{name} {value:g}" for name, value in asked.items() if value]:
+        raise EngineError(
+            f"engine {ENGINE} applies no {' and no '.join(names)}: train with engine portable, or set them to 0."
+        )

@@ -15,6 +15,8 @@ def choose_optimizer(
     beta1: float = 0.9,
     beta2: float = 0.999,
     epsilon: float = 1e-8,
+    clip_norm: float = 0.0,
+    proximal_mu: float = 0.0,
 ) -> Optimizer:
     """The optimizer with `where` set: "graph" for plain SGD and AdamW, "host" for SGD with momentum or weight decay.
 
@@ -27,6 +29,8 @@ def choose_optimizer(
     for label, value, bound in (
         ("momentum", momentum, 1.0),
         ("weight decay", weight_decay, math.inf),
+        ("clip_norm", clip_norm, math.inf),
+        ("proximal_mu", proximal_mu, math.inf),
         ("beta1", beta1, 1.0),
         ("beta2", beta2, 1.0),
     ):
@@ -49,4 +53,6 @@ def choose_optimizer(
         beta1=beta1,
         beta2=beta2,
         epsilon=epsilon,
+        clip_norm=clip_norm,
+        proximal_mu=proximal_mu,
     )

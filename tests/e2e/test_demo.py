@@ -7,11 +7,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from aggregator.demo.broker import find_binary
 from aggregator.demo.plan import Options, make_plan
 from aggregator.settings import TrainingSection
+from device_runtime.engines import available_engines
 from tests.e2e.harness import (
     ENVIRONMENT,
     command,
@@ -111,6 +113,29 @@ def test_default_run_learns_and_uploads_at_most_15_percent_of_dense_fp32(tmp_pat
     assert result["final"]["accuracy_sparse"] > 0.85
     weights = {d["name"]: d["weight"] for d in result["devices"]}
     assert min(weights, key=lambda n: weights[n]) == "device-02", "the noisy device weighs least"
+    assert processes_about(tmp_path) == []
+
+
+def test_proximal_term_and_clipping_are_trained_by_portable_with_the_bits_of_a_run_without_broker(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    ended = espalier(
+        "demo", "--rounds", "3", "--devices", "3", "--proximal-mu", "0.1", "--clip-norm", "2", "--out", folder
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert {d["engine"] for d in _result(folder)["devices"]} == {"portable"}
+    options = msgspec.structs.replace(SMALL, training=TrainingSection(proximal_mu=0.1, clip_norm=2.0))
+    plan = make_plan(options, tmp_path / "plan")
+    assert params_bytes(folder) == undisturbed_bytes(options, plan, tmp_path / "in-process")
+    assert params_bytes(folder) not in [params_bytes(other) for other in runs.values()]
+
+
+@pytest.mark.skipif("ort_training" not in available_engines(), reason="needs the training wheel")
+def test_an_engine_without_a_proximal_term_is_refused_in_words(tmp_path: Path) -> None:
+    ended = espalier("demo", "--engine", "ort_training", "--proximal-mu", "0.1", "--out", tmp_path / "run")
+    assert ended.returncode != 0
+    assert "applies no proximal_mu 0.1: train with engine portable" in " ".join(ended.stderr.split())
     assert processes_about(tmp_path) == []
 
 

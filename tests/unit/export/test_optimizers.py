@@ -17,6 +17,8 @@ from export.steps.optimizers import choose_optimizer
         ({"name": "sgd", "weight_decay": 1e-4}, "host"),
         ({"name": "adamw"}, "graph"),
         ({"name": "adamw", "weight_decay": 0.01}, "graph"),
+        ({"name": "sgd", "proximal_mu": 0.1, "clip_norm": 1.0}, "graph"),
+        ({"name": "sgd", "momentum": 0.9, "proximal_mu": 0.1}, "host"),
     ],
 )
 def test_the_graph_applies_what_it_can(arguments: dict[str, Any], where: str) -> None:
@@ -46,6 +48,8 @@ def test_values_are_kept() -> None:
         ({"name": "adamw", "momentum": 0.9}, "momentum belongs to sgd"),
         ({"name": "adamw", "beta2": 1.0}, "beta2 is 1"),
         ({"name": "adamw", "epsilon": 0.0}, "epsilon is 0"),
+        ({"name": "sgd", "proximal_mu": -1.0}, "proximal_mu is -1: give a value of at least 0"),
+        ({"name": "sgd", "clip_norm": float("inf")}, "clip_norm is inf"),
     ],
 )
 def test_nonsense_is_refused(arguments: dict[str, Any], text: str) -> None:
