@@ -10,8 +10,6 @@ from typing import Annotated
 
 import typer
 
-from aggregator.plain_text import plain
-
 app = typer.Typer(
     add_completion=False, help="Run the aggregator on this gateway, and look at its runs.", no_args_is_help=True
 )
@@ -32,6 +30,7 @@ def run(
     level = logging.DEBUG if verbose else logging.WARNING if as_json else logging.INFO
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("espalier").setLevel(level)  # libraries keep to warnings
+    from aggregator.event_lines import print_json, print_line, to_log
     from aggregator.service import Aggregator
     from aggregator.settings import load_settings
     from device_runtime.config import read_settings_file
@@ -41,30 +40,11 @@ def run(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    tell = _print_json if as_json else _print_line
-    finished = Aggregator(settings, over_mqtt(settings.link), tell).run(stop)
+    listeners = (print_json if as_json else print_line, to_log)
+    finished = Aggregator(settings, over_mqtt(settings.link), listeners).run(stop)
     if not finished:
         typer.echo("stopped; the same command goes on from the last committed round", err=True)
         raise typer.Exit(130)
-
-
-def _print_json(kind: str, fields: dict[str, object]) -> None:
-    print(json.dumps({"event": kind, **fields}), flush=True)  # noqa: T201  # the machine-readable stream
-
-
-def _print_line(kind: str, fields: dict[str, object]) -> None:
-    if kind == "round":
-        dense, sparse = fields["accuracy_dense"], fields["accuracy_sparse"]
-        text = f"round {fields['round_index']}: accuracy dense {_share(dense)} sparse {_share(sparse)}"
-        typer.echo(f"{text}, {fields['bytes_up']} bytes up, {fields['wall_s']:.2f} s")
-    elif kind == "note":
-        typer.echo(plain(str(fields["text"])))
-    elif kind in ("device_joined", "device_returned", "device_left", "refused", "profile", "finished"):
-        typer.echo(plain(f"{kind.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in fields.items())))
-
-
-def _share(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else "unknown"
 
 
 @app.command()

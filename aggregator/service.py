@@ -3,11 +3,10 @@
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 
-import msgspec
-
+from aggregator import run_events
 from aggregator.core import profiles, rounds
 from aggregator.core import round_events as events
 from aggregator.core.profiles import ProfileState
@@ -18,6 +17,7 @@ from aggregator.ledger import Ledger, Traffic
 from aggregator.plain_text import plain
 from aggregator.profiles.kept import KeptProfiles
 from aggregator.results import UPLOADED_BY_NOBODY, RoundResult, uploaded_by_nobody
+from aggregator.run_events import Listener, RunEvent
 from aggregator.run_folder import (
     device_rounds,
     new_run_id,
@@ -38,20 +38,19 @@ TICK_S = 0.25
 TRAFFIC_FLUSH_S = 5.0
 log = logging.getLogger("espalier.aggregator")
 
-Report = Callable[[str, dict[str, object]], None]  # kind of event, its fields
-
 
 class Aggregator:
-    """One aggregator process: link, ledger, federation and round machine, put together.
+    """One aggregator: link, ledger, federation and round machine, put together. `listeners` hear all that happens.
 
-    `report` is told of everything that happens, for a terminal or a parent process to show.
+    `run` serves a process of its own. Whoever drives it beside others calls `begin`, gives every event of `inbox` a
+    `turn`, and a turn without an event now and then, until it `may_leave`; then `end`.
     """
 
-    def __init__(self, settings: Settings, surroundings: Surroundings, report: Report) -> None:
+    def __init__(self, settings: Settings, surroundings: Surroundings, listeners: Iterable[Listener] = ()) -> None:
         self.inbox = Inbox()
         self._clock = surroundings.clock
         self._settings = settings
-        self._report = report
+        self._listeners = tuple(listeners)
         self._folder = Path(settings.run.folder)
         # What can be wrong with link, model or data is found before the run folder is touched.
         site = settings.link.site
@@ -117,7 +116,7 @@ class Aggregator:
     def begin(self) -> None:
         """Connect, and take up the run where it stands. Raises LinkError when no broker answers."""
         self._link.connect()
-        self._report("started", {"run": self._run_id, "round_index": self._state.round_index})
+        self._tell(run_events.Started(run=self._run_id, round_index=self._state.round_index))
         if self._state.phase == "finished":
             self._finish()
 
@@ -137,6 +136,10 @@ class Aggregator:
             return False
         leave_ns = self._finished_ns + int(self._settings.run.leave_after_s * SECOND_NS)
         return not self._state.members or self._now_ns() > leave_ns
+
+    def _tell(self, event: RunEvent) -> None:
+        for listen in self._listeners:
+            listen(event)
 
     def _now_ns(self) -> int:
         return self._clock.monotonic_ns()
@@ -194,7 +197,7 @@ class Aggregator:
         except UsageError as error:
             self._book(events.Note(f"the profile of {device} is ignored: {str(error)[:300]}"))
             return
-        self._report("profile", {"device": device, "verdict": facts.verdict, "bytes": len(data)})
+        self._tell(run_events.ProfileKept(device=device, verdict=facts.verdict, bytes=len(data)))
 
     def _step(self, event: events.Event) -> None:
         self._state, commands = rounds.step(self._state, event, self._now_ns())
@@ -225,17 +228,16 @@ class Aggregator:
             case events.Enrol(hello, returns):
                 self._ledger.enrol(hello)
                 here = f"{len(self._state.members)} of {self._settings.rounds.devices_min}"
-                fields: dict[str, object] = {"device": hello.device, "sample_count": hello.sample_count}
-                self._report("device_returned" if returns else "device_joined", {**fields, "members": here})
+                happened = run_events.DeviceReturned if returns else run_events.DeviceJoined
+                self._tell(happened(device=hello.device, sample_count=hello.sample_count, members=here))
             case events.Depart(device, reason):
                 self._ledger.depart(device, reason)
-                self._report("device_left", {"device": device, "reason": reason})
+                self._tell(run_events.DeviceLeft(device=device, reason=reason))
             case events.RecordRefusal(refusal):
                 self._ledger.refuse(refusal)
-                self._report("refused", {"device": refusal.device, "reason": refusal.reason})
+                self._tell(run_events.Refused(device=refusal.device, reason=refusal.reason))
             case events.Note(text):
-                log.info("%s", plain(text))
-                self._report("note", {"text": text})
+                self._tell(run_events.Noted(text=text))
 
     # --- messages ---------------------------------------------------------------------------------------------
 
@@ -276,13 +278,12 @@ class Aggregator:
             self._run_state, self._run_id, command.round_index, command.attempt, servable, self._sparsities(), earlier
         )
         self._ledger.open_round(command.round_index, command.attempt, bytes_max, assignments)
-        self._report(
-            "round_opened",
-            {
-                "round_index": command.round_index,
-                "devices": [a.device for a in assignments],
-                "sparsities": [self._federation.assigned_sparsity(a) for a in assignments],
-            },
+        self._tell(
+            run_events.RoundOpened(
+                round_index=command.round_index,
+                devices=[a.device for a in assignments],
+                sparsities=[self._federation.assigned_sparsity(a) for a in assignments],
+            )
         )
         self._step(events.Opened(assignments, bytes_max))
 
@@ -305,7 +306,7 @@ class Aggregator:
                 self._federation.artifacts.for_engines(engines)
             except EngineError as error:
                 why = str(error)
-                self._report("note", {"text": f"{device} gets no assignment: {why}"})
+                self._tell(run_events.Noted(text=f"{device} gets no assignment: {why}"))
                 continue
             servable[device] = engines
         if devices and not servable:
@@ -327,13 +328,15 @@ class Aggregator:
         )
         self._ledger.record_update(self._state.round_index, offer, receipt, self._take_traffic())
         p50 = offer.measurement.step_ns_p50.value
-        fields: dict[str, object] = {
-            "device": offer.device,
-            "verdict": verdict,
-            "reason": reason,
-            "bytes": offer.size_bytes,
-        }
-        self._report("update", {**fields, "step_ms_p50": None if p50 is None else p50 / 1e6})
+        self._tell(
+            run_events.UpdateJudged(
+                device=offer.device,
+                verdict=verdict,
+                reason=reason,
+                bytes=offer.size_bytes,
+                step_ms_p50=None if p50 is None else p50 / 1e6,
+            )
+        )
         self._step(events.Checked(offer.device, receipt))
 
     def _close(self, round_index: int) -> None:
@@ -341,7 +344,7 @@ class Aggregator:
         assigned = {d: self._state.tasks[d].assignment for d in accepted}
         outcome = self._federation.close(self._run_state, round_index, accepted, assigned)
         self._commit(round_index, accepted, assigned, outcome)
-        self._report("round_closed", {"round_index": round_index})
+        self._tell(run_events.RoundClosed(round_index=round_index))
         last = round_index >= self._settings.rounds.count
         self._step(events.Closed())
         if last:
@@ -373,23 +376,21 @@ class Aggregator:
         self._ledger.commit_round(round_index, state_sha, result, {})
         self._run_state = outcome.state
         self._blobs.keep_only(self._federation.artifacts.shas | {state_sha})
-        self._report("round", msgspec.to_builtins(result))
+        self._tell(run_events.committed(result))
         self._note_uploaded_by_nobody(result)
 
     def _note_uploaded_by_nobody(self, result: RoundResult) -> None:
         """Say once, and again when it changes, what no device uploads: the model's accuracy cannot be read with it."""
         names = uploaded_by_nobody(d.kept_back for d in result.devices)
         if names and names != self._uploaded_by_nobody:
-            text = f"no device uploads {', '.join(names)}: {UPLOADED_BY_NOBODY}"
-            log.info("%s", plain(text))
-            self._report("note", {"text": text})
+            self._tell(run_events.Noted(text=f"no device uploads {', '.join(names)}: {UPLOADED_BY_NOBODY}"))
         self._uploaded_by_nobody = names
 
     def _finish(self) -> None:
         """The last round is committed: write what the run leaves, then wait for farewells."""
         self._finished_ns = self._now_ns()
         self._write_result()
-        self._report("finished", {"folder": str(self._folder)})
+        self._tell(run_events.Finished(folder=str(self._folder)))
 
     def _write_result(self) -> None:
         write_result(self._folder, run_result(self._ledger, self._federation, self._run_state, self._settings))

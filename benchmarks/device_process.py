@@ -16,6 +16,7 @@ import numpy as np
 from aggregator.demo.broker import start_broker
 from aggregator.demo.plan import Options, make_plan, write_plan
 from aggregator.demo.processes import Processes
+from aggregator.run_events import DeviceJoined, RunEvent, Started
 from aggregator.run_folder import read_result, versions
 from aggregator.settings import ModelSection
 
@@ -41,11 +42,11 @@ def measure(model: str, engine: str, base: Path) -> dict[str, float]:
         write_plan(options, plan, broker.host, broker.port)
         with Processes(plan.folder, lambda: None) as processes:
             processes.start_aggregator()
-            wait_for(processes, "started")
+            wait_for(processes, Started)
             start = time.monotonic()
             device = plan.devices[0]
             processes.start_device(device.name, Path(device.folder) / "device.toml")
-            wait_for(processes, "device_joined")
+            wait_for(processes, DeviceJoined)
             hello_s = time.monotonic() - start
             for _ in processes.follow():
                 pass
@@ -55,15 +56,15 @@ def measure(model: str, engine: str, base: Path) -> dict[str, float]:
     return {"start_to_hello_s": hello_s, "rss_mb_peak": row.rss_mb_peak or 0.0, "pss_mb": row.pss_mb or 0.0}
 
 
-def wait_for(processes: Processes, kind: str, timeout_s: float = 60.0) -> None:
+def wait_for(processes: Processes, kind: type[RunEvent], timeout_s: float = 60.0) -> None:
     """Take events until one of `kind`."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             event = processes.events.get(timeout=max(deadline - time.monotonic(), 0.01))
         except queue.Empty:
-            raise SystemExit(f"no event {kind!r} within {timeout_s:.0f} s") from None
-        if event["event"] == kind:
+            raise SystemExit(f"no {kind.__name__} within {timeout_s:.0f} s") from None
+        if isinstance(event, kind):
             return
 
 

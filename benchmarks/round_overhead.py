@@ -17,6 +17,7 @@ import numpy as np
 from aggregator.demo.plan import Options, make_plan
 from aggregator.demo.processes import Event
 from aggregator.demo.run import run_demo
+from aggregator.run_events import RoundOpened
 from aggregator.run_folder import versions
 from aggregator.settings import ModelSection, PruningSection, TrainingSection
 
@@ -86,7 +87,7 @@ def measure(arguments: argparse.Namespace, base: Path) -> dict[str, object]:
     memory: dict[str, dict[str, float]] = {}
 
     def show(event: Event | None) -> None:
-        if event and event["event"] == "round_opened" and event["round_index"] == arguments.rounds:
+        if isinstance(event, RoundOpened) and event.round_index == arguments.rounds:
             memory.update(memory_by_role(folder))
 
     start = time.monotonic()

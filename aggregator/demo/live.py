@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,8 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from aggregator.demo.plan import Plan
-from aggregator.demo.processes import Event
+from aggregator.demo.processes import DeviceRestarted, Event
 from aggregator.results import RunResult
+from aggregator.run_events import (
+    DeviceJoined,
+    DeviceLeft,
+    Noted,
+    Refused,
+    RoundCommitted,
+    RoundOpened,
+    UpdateJudged,
+)
 
 
 @dataclass(slots=True)
@@ -45,40 +53,47 @@ class View:
     def __post_init__(self) -> None:
         self.rows = {d.name: Row() for d in self.plan.devices}
 
-    def apply(self, event: dict[str, Any]) -> None:
+    def apply(self, event: Event) -> None:
         """Fold one event in."""
-        row = self.rows.get(event.get("device", ""), Row())
-        match event["event"]:
-            case "device_joined":
-                row.phase = "joined"
-            case "device_left":
-                row.phase = "left"
-            case "device_restarted":
-                row.phase = "restarted"
-                self.notes.append(f"{event['device']} died (status {event['exit_code']}) and was started again")
-            case "refused":
-                row.phase = "refused"
-                self.notes.append(f"{event['device']}: {event['reason']}")
-            case "note":
-                self.notes.append(event["text"])
-            case "round_opened":
-                for name in event["devices"]:
-                    self.rows[name].phase = "training"
-            case "update":
-                row.phase = event["verdict"]
-                row.step_ms = event["step_ms_p50"] or row.step_ms
-                row.bytes_up += event["bytes"]
-            case "round":
-                self._round(event)
+        match event:
+            case DeviceJoined(device=device):
+                self._row(device).phase = "joined"
+            case DeviceLeft(device=device):
+                self._row(device).phase = "left"
+            case DeviceRestarted(device=device):
+                self._row(device).phase = "restarted"
+                self.notes.append(f"{device} died (status {event.exit_code}) and was started again")
+            case Refused(device=device, reason=reason):
+                self._row(device).phase = "refused"
+                self.notes.append(f"{device}: {reason}")
+            case Noted(text=text):
+                self.notes.append(text)
+            case RoundOpened(devices=devices):
+                for name in devices:
+                    self._row(name).phase = "training"
+            case UpdateJudged():
+                self._judged(event)
+            case RoundCommitted():
+                self._committed(event)
 
-    def _round(self, event: dict[str, Any]) -> None:
-        self.round_index = event["round_index"]
-        self.accuracy_dense, self.accuracy_sparse = event["accuracy_dense"], event["accuracy_sparse"]
-        self.bytes_up += event["bytes_up"]
-        for device in event["devices"]:
-            row = self.rows[device["name"]]
-            row.contribution, row.weight, row.sparsity = device["contribution"], device["weight"], device["sparsity"]
-            row.flops_executed += device["flops_executed"] or 0
+    def _row(self, device: str) -> Row:
+        """The row of a device; of one that is not the demo's, a row that nobody sees."""
+        return self.rows.get(device, Row())
+
+    def _judged(self, event: UpdateJudged) -> None:
+        row = self._row(event.device)
+        row.phase = event.verdict
+        row.step_ms = event.step_ms_p50 or row.step_ms
+        row.bytes_up += event.bytes
+
+    def _committed(self, event: RoundCommitted) -> None:
+        self.round_index = event.round_index
+        self.accuracy_dense, self.accuracy_sparse = event.accuracy_dense, event.accuracy_sparse
+        self.bytes_up += event.bytes_up
+        for device in event.devices:
+            row = self._row(device.name)
+            row.contribution, row.weight, row.sparsity = device.contribution, device.weight, device.sparsity
+            row.flops_executed += device.flops_executed or 0
 
     def table(self) -> Table:
         """The devices, one row each."""
@@ -146,10 +161,10 @@ class Display:
         self._live.update(Group(self._view.table(), Text(self._view.headline()), *notes, self._progress))
 
     def _line(self, event: Event) -> None:
-        if event["event"] == "round":
+        if isinstance(event, RoundCommitted):
             total = self._view.plan.settings.rounds.count
             self._console.print(f"{self._view.run}round {self._view.round_index}/{total}: {self._view.headline()}")
-        elif event["event"] in ("device_restarted", "refused", "note") and self._view.notes:
+        elif isinstance(event, DeviceRestarted | Refused | Noted):
             self._console.print(self._view.notes[-1], highlight=False)
 
 

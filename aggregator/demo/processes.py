@@ -1,5 +1,6 @@
 """The demo's processes: started, watched, restarted when a device dies, and all stopped at the end."""
 
+import contextlib
 import json
 import os
 import queue
@@ -11,6 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
+from aggregator.run_events import RunEvent
 from device_runtime.wire.errors import EspalierError
 
 RESTARTS_MAX = 5
@@ -18,7 +22,18 @@ STOP_TIMEOUT_S = 5.0
 # One thread each for the numeric libraries: processes share the cores, and threads would only get in one another's way.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
-Event = dict[str, object]
+
+class DeviceRestarted(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="device_restarted"):
+    """A device of the demo died and was started again."""
+
+    device: str
+    exit_code: int
+
+
+Event = RunEvent | DeviceRestarted
+
+
+_EVENTS = msgspec.json.Decoder(RunEvent)
 
 
 class ProcessFailedError(EspalierError):
@@ -87,10 +102,8 @@ class Processes:
     def _read_events(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None, "the aggregator is started with a pipe"
         for line in process.stdout:
-            try:
-                self.events.put(json.loads(line))
-            except ValueError:
-                continue
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a line of something else
+                self.events.put(_EVENTS.decode(line))
 
     def follow(self, tick_s: float = 0.1) -> Iterator[Event | None]:
         """Events as they come, None while nothing happens, until the aggregator has ended well.
@@ -123,7 +136,7 @@ class Processes:
             child.restarts += 1
             child.process = self._launch(child.arguments, child.log, subprocess.DEVNULL)
             self._write_pids()
-            self.events.put({"event": "device_restarted", "device": name, "exit_code": code})
+            self.events.put(DeviceRestarted(device=name, exit_code=code or 0))
 
     def _failure(self, name: str, code: int) -> ProcessFailedError:
         text = self.children[name].log.read_text(errors="replace").strip().splitlines()
