@@ -1,49 +1,18 @@
 """The artifacts of a run: one per training engine, built when a device first needs it, published by content hash."""
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from onnx import ModelProto
 
+from device_runtime.engines.registry import engine_names
 from device_runtime.store import BlobStore
 from device_runtime.wire.errors import EngineError
-from device_runtime.wire.manifest import InputSpec, Loss, Manifest, Optimizer
+from device_runtime.wire.manifest import Manifest
 from device_runtime.wire.tensors import encode_files
-
-
-class Writer(Protocol):
-    """A function of `export` that writes an artifact folder and gives its manifest."""
-
-    def __call__(
-        self,
-        model: ModelProto,
-        folder: Path,
-        *,
-        name: str,
-        input: InputSpec,
-        class_count: int,
-        loss: Loss,
-        optimizer: Optimizer,
-    ) -> Manifest: ...
-
-
-def _on_demand(module: str, function: str) -> Writer:
-    """A writer whose module is imported when it first writes: graph libraries are large, and most runs need one."""
-
-    def write(*arguments: Any, **options: Any) -> Manifest:
-        manifest: Manifest = getattr(importlib.import_module(module), function)(*arguments, **options)
-        return manifest
-
-    return write
-
-
-WRITERS: dict[str, Writer] = {
-    "ort_training": _on_demand("export.artifacts.ort_training", "write_training_artifact"),
-    "portable": _on_demand("export.artifacts.portable", "write_portable_artifact"),
-}
+from export.artifacts.spec import ArtifactSpec
+from export.artifacts.writers import writer_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,41 +24,46 @@ class Artifact:
 
 
 class Artifacts:
-    """Builds what is asked for, once. `write` is a writer with everything but the folder bound."""
+    """Builds what is asked for, once, and remembers what cannot be built."""
 
-    def __init__(self, folder: Path, blobs: BlobStore, write: Callable[[Writer, Path], Manifest]) -> None:
+    def __init__(self, folder: Path, blobs: BlobStore, model: ModelProto, spec: ArtifactSpec) -> None:
         self._folder = folder
         self._blobs = blobs
-        self._write = write
+        self._model, self._spec = model, spec
         self._built: dict[str, Artifact] = {}
+        self._refused: dict[str, str] = {}
 
     def folder(self, engine: str) -> Path:
         """Where the engine's artifact is, or would be."""
         return self._folder / engine
+
+    def for_any(self) -> tuple[str, Artifact]:
+        """The artifact for the first of all engines, best first, that can be built here. Raises as `for_engines`."""
+        return self.for_engines(engine_names())
 
     def for_engines(self, engines: Sequence[str]) -> tuple[str, Artifact]:
         """The artifact for the first of a device's engines that can be built here, and that engine's name.
 
         Raises EngineError when none can, saying why, and UsageError where the model itself is at fault.
         """
-        reasons = []
         for engine in engines:
-            try:
-                return engine, self._get(engine)
-            except EngineError as error:
-                reasons.append(str(error))
-        why = " ".join(reasons) or f"known engines: {', '.join(WRITERS)}."
+            if engine not in self._built and engine not in self._refused:
+                self._build(engine)
+            if engine in self._built:
+                return engine, self._built[engine]
+        why = " ".join(self._refused[engine] for engine in engines) or f"known engines: {', '.join(engine_names())}."
         raise EngineError(f"no artifact can be made for engines {', '.join(engines) or '(none)'}: {why}")
 
-    def _get(self, engine: str) -> Artifact:
-        if engine not in self._built:
-            if engine not in WRITERS:
-                raise EngineError(f"engine {engine!r} is unknown here.")
-            folder = self.folder(engine)
-            manifest = self._write(WRITERS[engine], folder)
-            files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-            self._built[engine] = Artifact(self._blobs.put(encode_files(files)), manifest)
-        return self._built[engine]
+    def _build(self, engine: str) -> None:
+        """Build and publish the artifact, or keep why it cannot be."""
+        folder = self.folder(engine)
+        try:
+            manifest = writer_of(engine)(self._model, self._spec, folder)
+        except EngineError as error:
+            self._refused[engine] = str(error)
+            return
+        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        self._built[engine] = Artifact(self._blobs.put(encode_files(files)), manifest)
 
     @property
     def manifest(self) -> Manifest:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.data import Samples
-from device_runtime.engines.onnxruntime_import import import_onnxruntime
+from device_runtime.engines.session import open_session
 from device_runtime.wire.support import FloatArray
 
 BATCH_SIZE = 500
@@ -26,7 +26,7 @@ class Evaluator:
     """Holds the parameterised forward graph and the held-out samples."""
 
     def __init__(self, forward: bytes, held_out: Samples, *, threads: int) -> None:
-        self._session = _session(forward, threads)
+        self._session = open_session(forward, threads)
         self._held_out = held_out
 
     def score(self, params: Mapping[str, FloatArray]) -> Score:
@@ -51,7 +51,7 @@ class StatisticsEstimator:
     """
 
     def __init__(self, graph: bytes, x: FloatArray, *, threads: int) -> None:
-        self._session = _session(graph, threads)
+        self._session = open_session(graph, threads)
         self._x = x
 
     def with_statistics(self, params: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
@@ -73,15 +73,6 @@ class StatisticsEstimator:
         for mean, variance in pairs:
             first[variance] = np.maximum(first[variance] - first[mean] ** 2, 0.0)
         return {**params, **{n.removesuffix(".batch"): v.astype(np.float32) for n, v in first.items()}}
-
-
-def _session(graph: bytes, threads: int) -> Any:
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _loss_sum(output: FloatArray, target: NDArray[np.int64] | FloatArray) -> float:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from aggregator.artifacts import WRITERS, Artifacts, Writer
+from aggregator.artifacts import Artifacts
 from aggregator.core import contribution, residuals, topology
 from aggregator.core.averaging import Update, aggregate
 from aggregator.core.pruning import keep_counts, magnitude_masks, nested_masks
@@ -22,11 +22,11 @@ from device_runtime.data import Samples, checked, load_npz, prepare
 from device_runtime.store import BlobStore
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import RemoteWireError, UsageError
-from device_runtime.wire.manifest import Manifest
 from device_runtime.wire.messages import Assignment, Offer
 from device_runtime.wire.submodel import decode_supports, encode_kept, encode_supports
 from device_runtime.wire.support import Kept, Support, cut
 from device_runtime.wire.update import decode_update, update_bytes_max
+from export.artifacts.spec import ArtifactSpec
 from export.forward.parameters import initial_params, parameter_table
 from export.forward.values import batch_statistics, forward_with, parameterised_forward
 from export.models.sources import load_model
@@ -68,7 +68,7 @@ class Federation:
             raise UsageError(
                 f"model {self.model_name!r} has no prunable weight: it needs a convolution or a fully connected layer."
             )
-        self._optimizer = choose_optimizer(
+        optimizer = choose_optimizer(
             t.optimizer,
             momentum=t.momentum if t.optimizer == "sgd" else 0.0,
             nesterov=t.nesterov,
@@ -76,29 +76,20 @@ class Federation:
             clip_norm=t.clip_norm,
             proximal_mu=t.proximal_mu,
         )
-        self.artifacts = Artifacts(folder / "artifacts", self.blobs, self._write_artifact)
+        spec = ArtifactSpec(
+            name=self.model_name, input=settings.input, class_count=m.classes, loss=m.loss, optimizer=optimizer
+        )
+        self.artifacts = Artifacts(folder / "artifacts", self.blobs, self._model, spec)
         self._evaluator = self._make_evaluator(threads)
         self._estimator = self._make_estimator(threads)
         # Last, for it writes: a model that cannot be trained is refused before any device waits.
-        self.artifacts.for_engines(list(WRITERS))
+        self.artifacts.for_any()
 
     @property
     def model_name(self) -> str:
         """What the settings call the model."""
         m = self.settings.model
         return m.torch or m.onnx or m.name
-
-    def _write_artifact(self, write: Writer, folder: Path) -> Manifest:
-        m = self.settings.model
-        return write(
-            self._model,
-            folder,
-            name=self.model_name,
-            input=self.settings.input,
-            class_count=m.classes,
-            loss=m.loss,
-            optimizer=self._optimizer,
-        )
 
     def _make_evaluator(self, threads: int) -> Evaluator | None:
         path = self.settings.run.held_out

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from aggregator.artifacts import WRITERS
 from device_runtime.wire.manifest import InputSpec
+from export.artifacts.spec import ArtifactSpec
+from export.artifacts.writers import writer_of
 from export.forward.parameters import initial_params
 from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
@@ -93,10 +94,11 @@ def prepare(model_name: str, engines: list[str], batch: int, folder: Path) -> No
     folder.mkdir()
     (folder / "forward.onnx").write_bytes(model.SerializeToString())
     for engine in {e.partition("@")[0] for e in engines} - {"torch"}:
-        WRITERS[engine](
-            model, folder / engine, name=model_name, input=InputSpec(shape=shape), class_count=10, loss="cross_entropy",
+        spec = ArtifactSpec(
+            name=model_name, input=InputSpec(shape=shape), class_count=10, loss="cross_entropy",
             optimizer=choose_optimizer("sgd"),
         )  # fmt: skip
+        writer_of(engine)(model, spec, folder / engine)
     np.savez(folder / "params.npz", **initial_params(model))
     rng = np.random.default_rng(0)
     x = rng.normal(size=(batch, *shape)).astype(np.float32)

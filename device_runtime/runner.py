@@ -11,7 +11,7 @@ from device_runtime import agent_events as events
 from device_runtime.agent import AgentState
 from device_runtime.config import DeviceSettings
 from device_runtime.data import load_local_data
-from device_runtime.engines import available_engines, open_engine
+from device_runtime.engines import offered_engines
 from device_runtime.heart import Heart
 from device_runtime.metering.phases import SpanTimer
 from device_runtime.offered_profile import offered_profile
@@ -54,11 +54,10 @@ class Device:
         self._workshop = Workshop(folder, self._blobs, data, personal, threads=training_threads(settings.threads))
         self._download, self._upload = SpanTimer(), SpanTimer()
         self._profile = offered_profile(settings, self._blobs)
-        best = open_engine(settings.engine).name  # a device that cannot train says so before it joins
         hello = Hello(
             device=settings.name,
             session=secrets.token_hex(8),
-            engines=available_engines() if settings.engine == "auto" else (best,),
+            engines=offered_engines(settings.engine),  # a device that cannot train says so before it joins
             sample_count=len(data),
             version=VERSION,
             profile=self._profile,

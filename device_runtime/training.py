@@ -7,6 +7,7 @@ from pathlib import Path
 
 from device_runtime.data import LocalData, Samples, batches, prepare
 from device_runtime.engines import Engine, Trainer
+from device_runtime.engines.registry import engine_kind
 from device_runtime.metering import system
 from device_runtime.metering.phases import PhaseTimes
 from device_runtime.personal import Personal
@@ -53,6 +54,7 @@ class Workbench:
         self.manifest: Manifest = decode_manifest((artifact / MANIFEST_FILE).read_bytes())
         self.samples: Samples = prepare(data, self.manifest.input, self.manifest.loss, self.manifest.class_count)
         self.trainer: Trainer = engine.open(artifact, threads=threads, seed=seed)
+        self._kernel_cost = engine_kind(engine.name).kernel_cost
 
     def carry_out(
         self,
@@ -116,7 +118,7 @@ class Workbench:
     ) -> Measurement:
         seen = hyper.epoch_count * len(self.samples)
         kept_counts = {n: supports[n].count for n in self.manifest.prunable}
-        cost = flops(self.manifest.costs, kept_counts, self.manifest.kernel, samples=seen, steps=len(steps.losses))
+        cost = flops(self.manifest.costs, kept_counts, self._kernel_cost, samples=seen, steps=len(steps.losses))
         train = times.get("train")
         seconds = (train.wall_ns.value or 0) / 1e9
         return Measurement(

@@ -10,15 +10,18 @@ from onnx import ModelProto
 from rich.console import Console
 from rich.table import Table
 
+from device_runtime.engines.registry import chosen_kind, engine_names
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec, Loss, Manifest
-from export.artifacts.ort_training import write_training_artifact
+from export.artifacts.spec import ArtifactSpec
 from export.artifacts.summary import ArtifactSummary, summarise
+from export.artifacts.writers import writer_of
 from export.deploy.commands import add_to
 from export.models.sources import load_model
 from export.models.zoo import MODELS
 from export.steps.optimizers import choose_optimizer
 
+_ENGINES = ", ".join(engine_names())
 app = typer.Typer(
     add_completion=False, help="Turn models into what devices train and what products run.", no_args_is_help=True
 )
@@ -44,22 +47,19 @@ def training(
     momentum: Annotated[float, typer.Option("--momentum", help="Momentum of sgd.")] = 0.0,
     nesterov: Annotated[bool, typer.Option("--nesterov", help="Nesterov momentum.")] = False,
     weight_decay: Annotated[float, typer.Option("--weight-decay", help="Weight decay.")] = 0.0,
+    engine: Annotated[str, typer.Option("--engine", help=f"auto (the best that runs here), {_ENGINES}.")] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Seed of a zoo model's initial values.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Write a training artifact: gradient graphs, nominal checkpoint and manifest."""
+    """Write the training artifact of an engine: its graphs and the manifest."""
+    write = writer_of(chosen_kind(engine).name)
     shape = parse_shape(input_shape)
     rule = choose_optimizer(optimizer, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     name, forward = _forward_model(model, torch, onnx, shape, classes, seed)
-    manifest = write_training_artifact(
-        forward,
-        out,
-        name=name,
-        input=InputSpec(shape=shape),
-        class_count=classes,
-        loss=_parse_loss(loss),
-        optimizer=rule,
+    spec = ArtifactSpec(
+        name=name, input=InputSpec(shape=shape), class_count=classes, loss=_parse_loss(loss), optimizer=rule
     )
+    manifest = write(forward, spec, out)
     summary = summarise(manifest)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode())

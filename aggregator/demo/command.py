@@ -13,6 +13,7 @@ from aggregator.demo.live import Display, View, summary
 from aggregator.demo.plan import Options, Plan, make_plan
 from aggregator.demo.run import comparison_plan, run_demo
 from aggregator.settings import ContributionSection, ModelSection, PruningSection, TrainingSection
+from device_runtime.engines import engine_names
 from device_runtime.wire.errors import UsageError
 
 _MARK = "processes.json"
@@ -45,7 +46,7 @@ def demo(
     local_epochs: Annotated[int, typer.Option(help="Epochs per round on each device.")] = 3,
     update_dtype: Annotated[Literal["fp32", "fp16", "int8"], typer.Option(help="How updates travel.")] = "fp16",
     engine: Annotated[
-        str, typer.Option(help="auto, ort_training, portable; several, comma-separated, take turns.")
+        str, typer.Option(help=f"{', '.join(('auto', *engine_names()))}; several, comma-separated, take turns.")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Everything random is drawn from it.")] = 1,
     compare: Annotated[str, typer.Option(help="Also run: fedavg, samples, or both, comma-separated.")] = "",

@@ -18,6 +18,7 @@ import numpy as np
 
 from device_runtime.boards.tiny_graphs import conv_graph, matmul_graph
 from device_runtime.engines.onnxruntime_import import import_onnxruntime
+from device_runtime.engines.session import open_session
 from device_runtime.metering.system import temperature_c, usable_cores
 from firmware_profiles.detect import Detection
 from firmware_profiles.facts import memory_bytes, read_text
@@ -94,7 +95,6 @@ def _seconds_per_call(work: Work, seconds: float) -> float:
 
 def _product(kind: str, threads: int) -> tuple[Work, float, str]:
     """What to call, its operations (a multiply-add is two), and its words."""
-    ort = import_onnxruntime()
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
     if kind == "gemm":
         graph, shapes = matmul_graph(MATRIX), ((MATRIX, MATRIX), (MATRIX, MATRIX))
@@ -106,9 +106,7 @@ def _product(kind: str, threads: int) -> tuple[Work, float, str]:
         )
         flops = 2.0 * CHANNELS * CHANNELS * KERNEL * KERNEL * SIDE * SIDE
         how = f"onnxruntime Conv {KERNEL} by {KERNEL}, {CHANNELS} channels, {SIDE} by {SIDE}, {threads} thread(s)"
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = open_session(graph, threads)
     rng = np.random.default_rng(0)
     feed = {name: rng.random(shape, dtype=np.float32) for name, shape in zip("ab", shapes, strict=True)}
     return lambda: session.run(None, feed), flops, how

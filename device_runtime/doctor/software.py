@@ -30,11 +30,10 @@ REINSTALL = "pip install --force-reinstall espalier-fl"
 # Runs in a process of its own: an illegal instruction ends that process and not the doctor.
 PROBE = """
 from device_runtime.boards.tiny_graphs import matmul_graph
-from device_runtime.engines.onnxruntime_import import import_onnxruntime
+from device_runtime.engines.session import open_session
 import numpy
-ort = import_onnxruntime()
 one = numpy.ones((64, 64), numpy.float32)
-session = ort.InferenceSession(matmul_graph(64), providers=["CPUExecutionProvider"])
+session = open_session(matmul_graph(64), threads=1)
 print("product", float(session.run(None, {"a": one, "b": one})[0][0, 0]))
 """
 SIGILL = -4

@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.wire.errors import EngineError
-from device_runtime.wire.manifest import Parameter
+from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, Parameter, decode_manifest
 from device_runtime.wire.support import FloatArray, Kept
-
-ENGINES = ("ort_training", "portable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,14 @@ class Engine(Protocol):
         """A trainer for the artifact folder. Raises EngineError when it cannot be opened."""
 
 
+def manifest_for(engine: str, artifact: Path) -> Manifest:
+    """The manifest of an artifact folder. Raises EngineError when it is for another engine than `engine`."""
+    manifest = decode_manifest((artifact / MANIFEST_FILE).read_bytes())
+    if manifest.engine != engine:
+        raise EngineError(f"the artifact in {artifact} is for engine {manifest.engine!r}, not {engine!r}.")
+    return manifest
+
+
 def kept_of(params: Mapping[str, Kept], parameter: Parameter) -> Kept:
     """The value to load for a parameter of the manifest. Raises EngineError when it is missing or has another shape."""
     kept = params.get(parameter.name)
@@ -64,39 +70,3 @@ def first_line(error: Exception) -> str:
     """The first line of a runtime's message, which may go on for a page."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
-
-
-def available_engines() -> tuple[str, ...]:
-    """The engines that can run in this environment, best first, without importing them."""
-    from device_runtime.engines.onnxruntime_import import has_runtime, has_training
-
-    training = ("ort_training",) if has_training() else ()
-    return (*training, "portable") if has_runtime() else ()
-
-
-def open_engine(name: str) -> Engine:
-    """The engine of that name, or of the best available for "auto".
-
-    Raises EngineError when it is unknown or not installed, saying what to install.
-    """
-    available = available_engines()
-    chosen = available[0] if name == "auto" and available else name
-    if chosen not in (*ENGINES, "auto"):
-        raise EngineError(f"there is no engine {chosen!r}; engines are: auto, {', '.join(ENGINES)}.")
-    if chosen not in available:
-        raise EngineError(
-            f"engine {chosen!r} cannot run here: it needs "
-            + (
-                "onnxruntime-training-cpu (Linux x86-64, Python 3.11 or 3.12)"
-                if chosen == "ort_training"
-                else "onnxruntime"
-            )
-            + ", which is not installed in this environment."
-        )
-    if chosen == "portable":
-        from device_runtime.engines.portable import PortableEngine
-
-        return PortableEngine()
-    from device_runtime.engines.ort_training import OrtTrainingEngine
-
-    return OrtTrainingEngine()

@@ -37,7 +37,7 @@ def chosen_engines(text: str) -> tuple[str, ...]:
         if name not in here:
             raise UsageError(f"engine {name!r} does not run here; engines that do: {', '.join(here) or 'none'}.")
     if not names:
-        raise UsageError("--engine names no engine; give one, or several with commas, e.g. portable,ort_training.")
+        raise UsageError(f"--engine names no engine; give one, or several with commas: {', '.join(here) or 'none'}.")
     return names
 
 
@@ -59,7 +59,8 @@ def checked_folders(folders: Sequence[Path], engine: str) -> list[Path]:
         if name not in found:
             raise UsageError(f"no --artifact is for engine {name!r}; they are for: {', '.join(found)}.")
         if name not in available_engines():
-            raise UsageError(f"engine {name!r} of {found[name]} does not run here; export it for 'portable'.")
+            here = ", ".join(available_engines()) or "none"
+            raise UsageError(f"engine {name!r} of {found[name]} does not run here; export it for another ({here}).")
     return [found[name] for name in wanted]
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from device_runtime.engines import open_engine
 from device_runtime.engines.onnxruntime_import import import_onnxruntime
+from device_runtime.engines.registry import engine_kind
 from device_runtime.metering.counters import Counters
 from device_runtime.metering.energy import Fit, find_meter
 from device_runtime.metering.memory import memory_use
@@ -21,7 +21,6 @@ from device_runtime.profile.instruments import Instruments, memory
 from device_runtime.profile.layers import layers_of, run_traced
 from device_runtime.profile.methodology import Times, cool_down, distribution, repeat, warm_up
 from device_runtime.profile.phases import Round, sample
-from device_runtime.profile.profiled import PROFILED
 from device_runtime.profile.record import (
     Case,
     Cold,
@@ -60,6 +59,7 @@ class _Run:
         raw = (Path(job.artifact) / MANIFEST_FILE).read_bytes()
         self._artifact_sha = hashlib.sha256(raw).hexdigest()
         self.manifest: Manifest = decode_manifest(raw)
+        self._kind = engine_kind(self.manifest.engine)
         chosen = subject.supports(self.manifest, job.sparsity, job.seed)
         self._sent = subject.values(self.manifest, chosen, job.seed)
         self._kept = subject.kept_counts(self.manifest, chosen)
@@ -95,7 +95,7 @@ class _Run:
             is_finite=work.is_finite,
         )
         soak = self._soak(step) if self._job.has_soak else None
-        case = tally(self._job, self.manifest, self._artifact_sha, self._sent, findings)
+        case = tally(self._job, self.manifest, self._artifact_sha, self._sent, self._kind.kernel_cost, findings)
         layers, note = self._layers(case.step.p50)
         return msgspec.structs.replace(case, layers=layers, layers_note=note, soak=soak)
 
@@ -104,7 +104,7 @@ class _Run:
         self._told("opening the artifact", 0.0)
         start = time.perf_counter_ns()
         import_onnxruntime()
-        engine = open_engine(self.manifest.engine)
+        engine = self._kind.load_engine()
         imported = time.perf_counter_ns()
         trainer = engine.open(Path(job.artifact), threads=job.threads, seed=job.seed)
         opened = time.perf_counter_ns()
@@ -132,13 +132,11 @@ class _Run:
 
     def _layers(self, timed_p50_ns: int) -> tuple[Layers | None, str]:
         job = self._job
-        if self.manifest.engine not in PROFILED:
-            return (
-                None,
-                f"engine {self.manifest.engine!r} gives no profile by node; it is known of {', '.join(PROFILED)}",
-            )
+        if not self._kind.tracer:
+            return None, f"engine {self._kind.name!r} gives no trace by node"
         self._told("layers", 0.0)
         traced = run_traced(
+            self._kind,
             Path(job.artifact),
             self.manifest,
             self._sent,
@@ -148,7 +146,10 @@ class _Run:
             seconds=min(_LAYER_SECONDS_MAX, job.plan.seconds),
             told=lambda share: self._told("layers", share),
         )
-        found = layers_of(traced, self.manifest, self._kept, batch=job.batch, timed_p50_ns=timed_p50_ns, roof=job.roof)
+        found = layers_of(
+            traced, self.manifest, self._kept, self._kind.kernel_cost,
+            batch=job.batch, timed_p50_ns=timed_p50_ns, roof=job.roof,
+        )  # fmt: skip
         return found, "from a short run of its own, with onnxruntime's profiler"
 
     def _soak(self, step: Callable[[], None]) -> Soak:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from device_runtime.boards.tiny_graphs import matmul_graph
-from device_runtime.engines.onnxruntime_import import import_onnxruntime
+from device_runtime.engines.session import open_session
 from device_runtime.metering.memory import memory_use
 from device_runtime.profile.methodology import Told
 from device_runtime.profile.record import Bound, Roof, Value, absent, measured
@@ -57,10 +57,7 @@ def _rates(call: Callable[[], object], amount: float, seconds: float, told: Told
 
 
 def _matmul(threads: int) -> tuple[Callable[[], object], float]:
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = ort.InferenceSession(matmul_graph(MATRIX), options, providers=["CPUExecutionProvider"])
+    session = open_session(matmul_graph(MATRIX), threads)
     feed = {name: np.ones((MATRIX, MATRIX), dtype=np.float32) for name in "ab"}
     return lambda: session.run(None, feed), 2.0 * MATRIX**3
 

@@ -25,7 +25,7 @@ from device_runtime.profile.record import (
     derived,
 )
 from device_runtime.profile.verdict import judge
-from device_runtime.wire.cost import flops
+from device_runtime.wire.cost import KernelCost, flops
 from device_runtime.wire.manifest import Manifest
 from device_runtime.wire.support import Kept
 
@@ -64,14 +64,17 @@ class Findings:
     is_finite: bool
 
 
-def tally(job: CaseJob, manifest: Manifest, artifact_sha: str, sent: Mapping[str, Kept], found: Findings) -> Case:
+def tally(
+    job: CaseJob, manifest: Manifest, artifact_sha: str, sent: Mapping[str, Kept], kernel_cost: KernelCost,
+    found: Findings,
+) -> Case:  # fmt: skip
     """The case but for its layers and its soak, which are runs of their own."""
     kept = {name: sent[name].support.count for name in manifest.prunable}
     samples = [ns for r in found.repeats for ns in r.step_ns]
     times = distribution(samples)
     between = spread([distribution(r.step_ns).p50 for r in found.repeats])
     per_second = len(samples) * 1e9 / sum(samples)
-    cost = flops(manifest.costs, kept, manifest.kernel, samples=job.batch, steps=1)
+    cost = flops(manifest.costs, kept, kernel_cost, samples=job.batch, steps=1)
     rate, peak = cost.executed / times.p50, job.roof.compute.value  # FLOP per ns is GFLOP per s
     return Case(
         engine=manifest.engine,

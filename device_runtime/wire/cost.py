@@ -6,16 +6,13 @@ pooling, normalisation, loss and optimizer are not counted, as in torch's flop c
 
 * dense: every weight counted, pruned or not.
 * ideal: only kept weights counted; what a perfect sparse kernel would do.
-* executed: what the kernel that ran did. A masked dense kernel executes the dense count plus the masking, one
-  operation per masked weight in the forward and one in the backward pass of each step.
+* executed: what the kernels that ran did, which each engine counts by a rule of its own.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Protocol
 
 import msgspec
-
-Kernel = Literal["masked-dense", "dense"]
 
 
 class NodeCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,10 +46,37 @@ class Flops(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Flops(self.dense + other.dense, self.ideal + other.ideal, self.executed + other.executed)
 
 
+class Executed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What kernels did for one contraction: in its forward and its backward pass, and to mask its weight in both."""
+
+    forward: int
+    backward: int
+    masking: int
+
+
+class KernelCost(Protocol):
+    """How an engine's kernels count: what they execute of a contraction in `steps` steps over `samples` samples.
+
+    `kept_count` is the number of kept elements of its weight, None where the weight has no mask. Masking is counted
+    once for a weight that several contractions share, so it depends on the weight and not on the contraction.
+    """
+
+    def __call__(self, row: NodeCost, kept_count: int | None, *, samples: int, steps: int) -> Executed: ...
+
+
+def masked_dense(row: NodeCost, kept_count: int | None, *, samples: int, steps: int) -> Executed:
+    """Dense kernels behind a mask: the dense count, and one operation per masked weight in either pass of each step."""
+    return Executed(
+        forward=samples * row.flops_forward,
+        backward=samples * (row.flops_backward_input + row.flops_backward_weight),
+        masking=0 if kept_count is None else 2 * steps * row.weight_count,
+    )
+
+
 def flops(
     table: Iterable[NodeCost],
     kept_counts: Mapping[str, int],
-    kernel: Kernel,
+    kernel_cost: KernelCost,
     *,
     samples: int,
     steps: int,
@@ -63,7 +87,7 @@ def flops(
 
     >>> row = NodeCost(node="fc", op="Gemm", weight="w", weight_count=10, flops_forward=20,
     ...                flops_backward_input=0, flops_backward_weight=20)
-    >>> flops([row], {"w": 5}, "masked-dense", samples=3, steps=1)
+    >>> flops([row], {"w": 5}, masked_dense, samples=3, steps=1)
     Flops(dense=120, ideal=60, executed=140)
     """
     rows = list(table)
@@ -74,6 +98,6 @@ def flops(
         else samples * row.flops
         for row in rows
     )
-    masked = {row.weight: row.weight_count for row in rows if row.weight in kept_counts}
-    masking = 2 * steps * sum(masked.values()) if kernel == "masked-dense" else 0
-    return Flops(dense, ideal, dense + masking)
+    done = [(row, kernel_cost(row, kept_counts.get(row.weight), samples=samples, steps=steps)) for row in rows]
+    masking = {row.weight: one.masking for row, one in done}
+    return Flops(dense, ideal, sum(one.forward + one.backward for _, one in done) + sum(masking.values()))

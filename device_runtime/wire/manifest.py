@@ -1,10 +1,11 @@
 """The manifest of a training artifact: files with hashes, parameters, input, hyperparameters and the cost table."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from device_runtime.wire.cost import NodeCost
 from device_runtime.wire.errors import RemoteWireError
@@ -111,7 +112,10 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All a device needs to know about an artifact before it opens a file of it."""
+    """All a device needs to know about an artifact before it opens a file of it.
+
+    kernel: a word for a reader on what the engine's kernels make of masks; how they count is the engine's own rule.
+    """
 
     format: Literal[1] = 1
     model: str
@@ -125,7 +129,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: tuple[ArtifactFile, ...]
     opset: int
     ir_version: int
-    kernel: Literal["masked-dense", "dense"] = "masked-dense"
+    kernel: Annotated[str, Meta(min_length=1, max_length=63)] = "masked-dense"
     states: tuple[State, ...] = ()
 
     @property

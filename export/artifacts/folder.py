@@ -2,27 +2,72 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from onnx import ModelProto, ValueInfoProto
 
+from device_runtime.wire.cost import NodeCost
 from device_runtime.wire.errors import UsageError
-from device_runtime.wire.manifest import MANIFEST_FILE, ArtifactFile, Loss
+from device_runtime.wire.manifest import (
+    MANIFEST_FILE,
+    ArtifactFile,
+    Manifest,
+    Optimizer,
+    Parameter,
+    State,
+    encode_manifest,
+)
 from device_runtime.wire.support import sha256_hex
+from export.artifacts.spec import ArtifactSpec
 from export.forward.reading import free_inputs, opset
 from export.models.graph import INPUT, IR_VERSION_MAX, OPSET_MAX, OUTPUT
 
 
-def describe(path: Path) -> ArtifactFile:
+def _describe(path: Path) -> ArtifactFile:
     """The manifest's entry for a file of the folder."""
     data = path.read_bytes()
     return ArtifactFile(name=path.name, sha=sha256_hex(data), size_bytes=len(data))
 
 
-def check_model(model: ModelProto, input_shape: tuple[int, ...], class_count: int, loss: Loss) -> None:
-    """Raises UsageError for a model that does not fit `input_shape`, `class_count` or the oldest runtime."""
+def finish(
+    folder: Path,
+    spec: ArtifactSpec,
+    *,
+    engine: str,
+    files: Iterable[str],
+    parameters: tuple[Parameter, ...],
+    costs: tuple[NodeCost, ...],
+    graph: ModelProto,
+    optimizer: Optimizer | None = None,
+    states: tuple[State, ...] = (),
+) -> Manifest:
+    """Write the manifest of a folder that holds all `files`, and give it.
+
+    graph: the one whose opset and IR version a runtime must know. optimizer: the spec's where the engine changes
+    nothing about it.
+    """
+    manifest = Manifest(
+        model=spec.name,
+        engine=engine,
+        input=spec.input,
+        class_count=spec.class_count,
+        loss=spec.loss,
+        optimizer=optimizer or spec.optimizer,
+        parameters=parameters,
+        costs=costs,
+        files=tuple(_describe(folder / file) for file in sorted(files)),
+        opset=opset(graph),
+        ir_version=graph.ir_version,
+        states=states,
+    )
+    (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+    return manifest
+
+
+def check_model(model: ModelProto, spec: ArtifactSpec) -> None:
+    """Raises UsageError for a model that does not fit the spec's input and outputs, or the oldest runtime."""
     inputs = free_inputs(model.graph)
     if [i.name for i in inputs] != [INPUT] or [o.name for o in model.graph.output] != [OUTPUT]:
         raise UsageError(
@@ -35,10 +80,12 @@ def check_model(model: ModelProto, input_shape: tuple[int, ...], class_count: in
             f"export it with at most IR version {IR_VERSION_MAX} and opset {OPSET_MAX}"
         )
     shape, result = _sample_shape(inputs[0]), _sample_shape(model.graph.output[0])
-    if shape != input_shape:
-        raise UsageError(f"the model takes input of shape {shape}, not {input_shape}: change one of the two")
-    if loss == "cross_entropy" and result and result != (class_count,):
-        raise UsageError(f"the model gives outputs of shape {result}, not {class_count} classes: change one of the two")
+    if shape != spec.input.shape:
+        raise UsageError(f"the model takes input of shape {shape}, not {spec.input.shape}: change one of the two")
+    if spec.loss == "cross_entropy" and result and result != (spec.class_count,):
+        raise UsageError(
+            f"the model gives outputs of shape {result}, not {spec.class_count} classes: change one of the two"
+        )
 
 
 def _sample_shape(info: ValueInfoProto) -> tuple[int, ...]:

@@ -5,57 +5,26 @@ from pathlib import Path
 from onnx import ModelProto
 
 from device_runtime.wire.errors import EngineError
-from device_runtime.wire.manifest import MANIFEST_FILE, InputSpec, Loss, Manifest, Optimizer, encode_manifest
-from export.artifacts.folder import check_model, describe, whole_folder
+from device_runtime.wire.manifest import Manifest, Optimizer
+from export.artifacts.folder import check_model, finish, whole_folder
 from export.artifacts.ort_training_graphs import write_graphs
+from export.artifacts.spec import ArtifactSpec
 from export.forward.costs import cost_table
 from export.forward.parameters import parameter_table
-from export.forward.reading import opset
 
 ENGINE = "ort_training"
 
 
-def write_training_artifact(
-    model: ModelProto,
-    folder: Path,
-    *,
-    name: str,
-    input: InputSpec,
-    class_count: int,
-    loss: Loss,
-    optimizer: Optimizer,
-) -> Manifest:
-    """Write the artifact of a forward model into `folder` and give its manifest.
-
-    The folder appears whole or not at all, replaces an artifact that was there, and is a function of the arguments:
-    the same model (its initial values apart, which are not part of it) gives the same bytes.
-    loss: "cross_entropy" takes int64 labels [batch], the others float32 labels of the output's shape.
-
-    Raises UsageError for a model that does not fit `input`, `class_count` or the runtime, and for a folder that holds
-    something else; EngineError where onnxruntime-training is missing or cannot differentiate the model, and for a
-    proximal term or clipping, which this engine does not apply.
-    """
-    check_model(model, input.shape, class_count, loss)
-    _check_optimizer(optimizer)
+def write_training_artifact(model: ModelProto, spec: ArtifactSpec, folder: Path) -> Manifest:
+    """See `Writer`; raises as it says, EngineError also where onnxruntime-training is missing, and for a
+    proximal term or clipping, which this engine does not apply."""
+    check_model(model, spec)
+    _check_optimizer(spec.optimizer)
     parameters = parameter_table(model)
     costs = cost_table(model)
     with whole_folder(folder) as unfinished:
-        files = write_graphs(model, parameters, unfinished, loss, optimizer)
-        manifest = Manifest(
-            model=name,
-            engine=ENGINE,
-            input=input,
-            class_count=class_count,
-            loss=loss,
-            optimizer=optimizer,
-            parameters=parameters,
-            costs=costs,
-            files=tuple(describe(unfinished / file) for file in sorted(files)),
-            opset=opset(model),
-            ir_version=model.ir_version,
-        )
-        (unfinished / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
-    return manifest
+        files = write_graphs(model, parameters, unfinished, spec.loss, spec.optimizer)
+        return finish(unfinished, spec, engine=ENGINE, files=files, parameters=parameters, costs=costs, graph=model)
 
 
 def _check_optimizer(optimizer: Optimizer) -> None:

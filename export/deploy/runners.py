@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from device_runtime.wire.errors import UsageError
+from device_runtime.engines.session import open_session
+from device_runtime.wire.errors import EngineError, UsageError
 from device_runtime.wire.support import FloatArray
 from export.deploy.net import Shape
 from export.deploy.provenance import METADATA_KEY, Provenance, decode_provenance, file_kind
@@ -62,13 +63,10 @@ class OnnxRunner:
     """An ONNX file in onnxruntime."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = open_session(str(path), threads)
+        except EngineError:
+            raise
         except Exception as error:  # onnxruntime's own family, whose base is not public
             raise RuntimeError(str(error)) from error
         inputs = self._session.get_inputs()

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.artifacts import WRITERS
 from device_runtime.engines import Trainer, available_engines, open_engine
 from device_runtime.metering.system import rss_bytes
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import InputSpec, Manifest
 from device_runtime.wire.support import Kept, Support, cut
+from export.artifacts.spec import ArtifactSpec
+from export.artifacts.writers import writer_of
 from export.forward.parameters import initial_params
 from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
@@ -64,15 +65,14 @@ def _scratch() -> "tempfile.TemporaryDirectory[str]":
 def _case(engine: str, model: str, optimizer: str) -> Case:
     graph = build_model(model, SHAPES[model], CLASSES, seed=3)
     folder = Path(_scratch().name) / engine / model / optimizer.replace(" ", "-")
-    manifest = WRITERS[engine](
-        graph,
-        folder,
+    spec = ArtifactSpec(
         name=model,
         input=InputSpec(shape=SHAPES[model]),
         class_count=CLASSES,
         loss="cross_entropy",
         optimizer=choose_optimizer(**OPTIMIZERS[optimizer]),
     )
+    manifest = writer_of(engine)(graph, spec, folder)
     supports = {
         p.name: Support.from_mask(Draws(1, "mask", p.name).uniform(int(np.prod(p.shape))).reshape(p.shape) < 0.4)
         if p.prunable
@@ -90,9 +90,9 @@ def _case(engine: str, model: str, optimizer: str) -> Case:
     return Case(engine, folder, manifest, cut(initial_params(graph), supports), batches)
 
 
-@pytest.fixture(params=[e for e in available_engines() if e in WRITERS])
+@pytest.fixture(params=available_engines())
 def engine(request: pytest.FixtureRequest) -> str:
-    """Each engine that can run here and has artifacts."""
+    """Each engine that can run here."""
     return str(request.param)
 
 

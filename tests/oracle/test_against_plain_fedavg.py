@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.artifacts import WRITERS
 from aggregator.settings import (
     ContributionSection,
     ModelSection,
@@ -68,7 +67,7 @@ def _oracle(python: str, model: str, devices: dict[str, LocalData], folder: Path
         return {name: archive[name] for name in archive.files}
 
 
-@pytest.mark.parametrize("engine", [e for e in available_engines() if e in WRITERS])
+@pytest.mark.parametrize("engine", available_engines())
 @pytest.mark.parametrize("model", SIDES)
 def test_federation_without_pruning_is_federated_averaging(
     tmp_path: Path, torch_python: str, model: str, engine: str

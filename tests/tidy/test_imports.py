@@ -60,7 +60,6 @@ TABLE = (
             "device_runtime.store",
             "device_runtime.data",
             "device_runtime.config",
-            "device_runtime.engines.onnxruntime_import",
             "device_runtime.profile.record",
             "device_runtime.profile.words",
             "device_runtime.engines",
@@ -68,7 +67,12 @@ TABLE = (
         frozenset({"torch", "paho"}),
         "the shell uses core, export's functions and the shared shell pieces",
     ),
-    Row("export", ("export", "device_runtime.wire"), frozenset({"paho"}), "models in, artifacts out"),
+    Row(
+        "export",
+        ("export", "device_runtime.wire", "device_runtime.engines.registry", "device_runtime.engines.session"),
+        frozenset({"paho"}),
+        "models in, artifacts out; the registry names each engine's writer",
+    ),
     Row("firmware_profiles", ("firmware_profiles", "device_runtime.wire"), frozenset({"torch"}), "data"),
 )
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from device_runtime.engines.host_optimizer import HostSgd
+from device_runtime.engines.ort_training.host_optimizer import HostSgd
 from device_runtime.wire.manifest import Optimizer
 
 W, G1, G2, LR = 2.0, 0.5, -0.25, 0.1

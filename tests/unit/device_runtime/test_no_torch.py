@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.artifacts import WRITERS
 from device_runtime.engines import available_engines
 from device_runtime.wire.manifest import InputSpec
+from export.artifacts.spec import ArtifactSpec
+from export.artifacts.writers import writer_of
 from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
 
@@ -66,12 +67,13 @@ def _run(script: str, *arguments: str) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("engine", [e for e in available_engines() if e in WRITERS])
+@pytest.mark.parametrize("engine", available_engines())
 def test_training_imports_neither_torch_nor_onnx(tmp_path: Path, engine: str) -> None:
-    WRITERS[engine](
-        build_model("mlp", (1, 8, 8), 10, seed=0), tmp_path / "artifact", name="mlp",
-        input=InputSpec(shape=(1, 8, 8)), class_count=10, loss="cross_entropy", optimizer=choose_optimizer("sgd"),
+    spec = ArtifactSpec(
+        name="mlp", input=InputSpec(shape=(1, 8, 8)), class_count=10, loss="cross_entropy",
+        optimizer=choose_optimizer("sgd"),
     )  # fmt: skip
+    writer_of(engine)(build_model("mlp", (1, 8, 8), 10, seed=0), spec, tmp_path / "artifact")
     _run(_TRAIN, "torch,onnx,aggregator,export", str(tmp_path / "artifact"))
 
 

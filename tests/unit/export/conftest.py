@@ -12,6 +12,7 @@ import pytest
 
 from device_runtime.wire.manifest import InputSpec, Loss, Manifest, Optimizer, mask_name
 from export.artifacts.ort_training import write_training_artifact
+from export.artifacts.spec import ArtifactSpec
 from export.forward.parameters import initial_params
 from export.steps.optimizers import choose_optimizer
 
@@ -95,16 +96,14 @@ def artifact(tmp_path: Path) -> Callable[..., tuple[Path, Manifest]]:
     ) -> tuple[Path, Manifest]:
         shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:])
         classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-        manifest = write_training_artifact(
-            model,
-            tmp_path / "artifact",
+        spec = ArtifactSpec(
             name=model.graph.name,
             input=InputSpec(shape=shape),
             class_count=classes,
             loss=loss,
             optimizer=optimizer or choose_optimizer("sgd"),
         )
-        return tmp_path / "artifact", manifest
+        return tmp_path / "artifact", write_training_artifact(model, spec, tmp_path / "artifact")
 
     return write
 

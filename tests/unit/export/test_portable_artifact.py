@@ -13,6 +13,7 @@ from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec, Manifest, Optimizer, decode_manifest
 from device_runtime.wire.support import sha256_hex
 from export.artifacts.portable import write_portable_artifact
+from export.artifacts.spec import ArtifactSpec
 from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
 
@@ -25,7 +26,7 @@ def _write(folder: Path, name: str = "lenet5", shape: tuple[int, ...] = (1, 28, 
         "loss": "cross_entropy",
         "optimizer": choose_optimizer("sgd", momentum=0.9),
     } | changes
-    return write_portable_artifact(build_model(name, shape, 10, seed=1), folder, **arguments)
+    return write_portable_artifact(build_model(name, shape, 10, seed=1), ArtifactSpec(**arguments), folder)
 
 
 def test_the_folder_is_complete_and_vouched_for(tmp_path: Path) -> None:
@@ -44,10 +45,12 @@ def test_the_folder_is_complete_and_vouched_for(tmp_path: Path) -> None:
 
 def test_the_graphs_do_not_depend_on_the_initial_values(tmp_path: Path) -> None:
     first = _write(tmp_path / "a")
-    arguments: dict[str, Any] = {"class_count": 10, "loss": "cross_entropy", "optimizer": first.optimizer}
     model = build_model("lenet5", (1, 28, 28), 10, seed=2)
-    spec = InputSpec(shape=(1, 28, 28))
-    assert write_portable_artifact(model, tmp_path / "b", name="lenet5", input=spec, **arguments) == first
+    spec = ArtifactSpec(
+        name="lenet5", input=InputSpec(shape=(1, 28, 28)), class_count=10, loss="cross_entropy",
+        optimizer=first.optimizer,
+    )  # fmt: skip
+    assert write_portable_artifact(model, spec, tmp_path / "b") == first
 
 
 GENERATE = """
@@ -55,10 +58,12 @@ import sys, pathlib
 from device_runtime.wire.manifest import InputSpec
 from export.steps.optimizers import choose_optimizer
 from export.artifacts.portable import write_portable_artifact
+from export.artifacts.spec import ArtifactSpec
 from export.models.zoo import build_model
 for name in sys.argv[2:]:
-    write_portable_artifact(build_model(name, (3, 32, 32), 10, 1), pathlib.Path(sys.argv[1]) / name, name=name,
-        input=InputSpec(shape=(3, 32, 32)), class_count=10, loss="cross_entropy", optimizer=choose_optimizer("adamw"))
+    spec = ArtifactSpec(name=name, input=InputSpec(shape=(3, 32, 32)), class_count=10, loss="cross_entropy",
+        optimizer=choose_optimizer("adamw"))
+    write_portable_artifact(build_model(name, (3, 32, 32), 10, 1), spec, pathlib.Path(sys.argv[1]) / name)
 print("torch" in sys.modules, "onnxruntime" in sys.modules)
 """
 

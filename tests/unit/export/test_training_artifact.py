@@ -18,6 +18,7 @@ from device_runtime.wire.errors import EngineError, UsageError
 from device_runtime.wire.manifest import InputSpec, Manifest, decode_manifest
 from device_runtime.wire.support import sha256_hex
 from export.artifacts.ort_training import write_training_artifact
+from export.artifacts.spec import ArtifactSpec
 from export.forward.parameters import initial_params
 from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
@@ -67,10 +68,12 @@ import sys, pathlib
 from device_runtime.wire.manifest import InputSpec
 from export.steps.optimizers import choose_optimizer
 from export.artifacts.ort_training import write_training_artifact
+from export.artifacts.spec import ArtifactSpec
 from export.models.zoo import build_model
 for name in sys.argv[2:]:
-    write_training_artifact(build_model(name, (3, 16, 16), 10, 1), pathlib.Path(sys.argv[1]) / name, name=name,
-        input=InputSpec(shape=(3, 16, 16)), class_count=10, loss="cross_entropy", optimizer=choose_optimizer("adamw"))
+    spec = ArtifactSpec(name=name, input=InputSpec(shape=(3, 16, 16)), class_count=10, loss="cross_entropy",
+        optimizer=choose_optimizer("adamw"))
+    write_training_artifact(build_model(name, (3, 16, 16), 10, 1), spec, pathlib.Path(sys.argv[1]) / name)
 print("torch" in sys.modules)
 """
 
@@ -115,7 +118,7 @@ def _write(folder: Path, seed: int = 1, **changes: Any) -> Manifest:
         "loss": "cross_entropy",
         "optimizer": choose_optimizer("sgd"),
     }
-    return write_training_artifact(build_model("mlp", (8,), 4, seed=seed), folder, **(arguments | changes))
+    return write_training_artifact(build_model("mlp", (8,), 4, seed=seed), ArtifactSpec(**arguments | changes), folder)
 
 
 def test_an_artifact_is_replaced_whole_and_leaves_nothing_beside_it(
@@ -140,7 +143,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
 def test_a_failed_generation_keeps_the_old_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(tmp_path / "artifact")
     before = (tmp_path / "artifact" / "manifest.json").read_bytes()
-    monkeypatch.setattr("export.artifacts.ort_training.encode_manifest", lambda manifest: 1 / 0)
+    monkeypatch.setattr("export.artifacts.folder.encode_manifest", lambda manifest: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         _write(tmp_path / "artifact")
     assert [p.name for p in tmp_path.iterdir()] == ["artifact"]

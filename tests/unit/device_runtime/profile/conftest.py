@@ -100,6 +100,7 @@ def make_profile(manifest, roof, plan, make_findings):
     """A profile with one case per sparsity, of an emulated machine if wanted."""
     from device_runtime.profile.subject import supports, values
     from device_runtime.profile.tally import CaseJob, tally
+    from device_runtime.wire.cost import masked_dense
 
     def make(sparsities=(0.0, 0.9), emulated="", board="rpi5", findings=None):
         cases = []
@@ -116,7 +117,7 @@ def make_profile(manifest, roof, plan, make_findings):
                 emulated=emulated,
             )
             sent = values(manifest, supports(manifest, sparsity, 0), 0)
-            cases.append(tally(job, manifest, "ab" * 32, sent, findings or make_findings()))
+            cases.append(tally(job, manifest, "ab" * 32, sent, masked_dense, findings or make_findings()))
         return record.Profile(
             date="2026-01-01T00:00:00+00:00",
             machine=record.Machine(

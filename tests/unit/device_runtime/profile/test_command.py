@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from device_runtime.engines.registry import GROUP as ENGINES
 from device_runtime.profile import artifacts as artifacts_module
 from device_runtime.profile import command as command_module
 from device_runtime.profile.artifacts import checked_folders, chosen_engines, made_folders
@@ -41,7 +42,8 @@ def options(**more):
 
 
 def point(monkeypatch, module, value=None):
-    """As if one entry point were installed, or none."""
+    """As if one entry point were installed besides the engines, or none."""
+    real = importlib.metadata.entry_points
 
     class Point:
         def load(self):
@@ -49,7 +51,12 @@ def point(monkeypatch, module, value=None):
                 raise value
             return value
 
-    monkeypatch.setattr(module.importlib.metadata, "entry_points", lambda **_: [Point()] if value is not None else [])
+    def entry_points(**wanted):
+        if wanted["group"] == ENGINES:
+            return real(**wanted)
+        return [Point()] if value is not None else []
+
+    monkeypatch.setattr(module.importlib.metadata, "entry_points", entry_points)
 
 
 def test_the_method_is_that_of_the_reference_unless_told_otherwise():

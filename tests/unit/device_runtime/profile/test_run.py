@@ -10,6 +10,7 @@ from device_runtime.profile.run import Request, datasheet_roof, run_profile
 from device_runtime.profile.subject import supports, values
 from device_runtime.profile.tally import CaseJob, tally
 from device_runtime.profile.worker import RoofJob
+from device_runtime.wire.cost import masked_dense
 from device_runtime.wire.errors import EngineError, UsageError
 from firmware_profiles.catalogue import load_board
 
@@ -24,7 +25,8 @@ def carry(manifest, roof, make_findings):
             told("roofline", 1.0)
             return roof
         told("repeat 2 of 3", 0.5)
-        return tally(job, manifest, "", values(manifest, supports(manifest, job.sparsity, 0), 0), make_findings())
+        sent = values(manifest, supports(manifest, job.sparsity, 0), 0)
+        return tally(job, manifest, "", sent, masked_dense, make_findings())
 
     carry.jobs = jobs
     return carry

@@ -8,6 +8,7 @@ from device_runtime.profile.instruments import Instruments, energy, per_step
 from device_runtime.profile.record import Phase, absent, derived, labelled, measured
 from device_runtime.profile.subject import supports, values
 from device_runtime.profile.tally import CaseJob, payload, tally, typical
+from device_runtime.wire.cost import masked_dense
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def case_of(manifest, plan, roof, make_findings):
             emulated=emulated,
         )
         sent = values(manifest, supports(manifest, sparsity, 0), 0)
-        return tally(job, manifest, "ab" * 32, sent, findings or make_findings())
+        return tally(job, manifest, "ab" * 32, sent, masked_dense, findings or make_findings())
 
     return make
 

@@ -1,11 +1,16 @@
-"""onnxruntime's profile: what is read, and which layer each node is joined to, traps included."""
+"""onnxruntime's trace: what is read, and which layer each node is joined to, traps included."""
 
 import json
 
+import msgspec
 import pytest
 
-from device_runtime.profile.trace import Node, Place, middle_half, place_of, read_trace
+from device_runtime.engines.portable.traced import place_of
+from device_runtime.engines.trace import LayerNames, Node, Place, read_trace
+from device_runtime.wire.cost import NodeCost
 from device_runtime.wire.errors import EngineError
+from device_runtime.wire.manifest import Parameter
+from tests.fakes import manifest
 
 
 def event(name, us, op="Gemm", shapes=None, **more):
@@ -35,13 +40,26 @@ def test_a_release_that_gives_no_shapes_gives_no_bytes():
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"cat": "Node", "name": "a_kernel_time"}]'])
-def test_a_profile_that_is_none_is_refused(text):
-    with pytest.raises(EngineError, match="profile cannot be read"):
+def test_a_trace_that_is_none_is_refused(text):
+    with pytest.raises(EngineError, match="trace cannot be read"):
         read_trace(text)
 
 
 LAYERS = ["conv1", "layer1.0.conv1", "fc1", "/block/fc/MatMul", "/block/fc"]
 MASKED = ["conv1", "layer1.0.conv1", "fc1"]
+
+
+def layer_names():
+    """A model of these layers, the first three of them with a mask."""
+    costs = tuple(
+        NodeCost(
+            node=n, op="Gemm", weight=f"{n}.weight", weight_count=1, flops_forward=2, flops_backward_input=2,
+            flops_backward_weight=2,
+        )
+        for n in LAYERS
+    )  # fmt: skip
+    parameters = tuple(Parameter(name=f"{n}.weight", shape=(1,), role="weight", prunable=n in MASKED) for n in LAYERS)
+    return LayerNames(msgspec.structs.replace(manifest(), costs=costs, parameters=parameters))
 
 
 @pytest.mark.parametrize(
@@ -71,14 +89,7 @@ MASKED = ["conv1", "layer1.0.conv1", "fc1"]
     ],
 )
 def test_a_node_is_joined_by_its_name(name, op, layer, part):
-    assert place_of(name, op, LAYERS, MASKED) == Place(layer, part)
-
-
-def test_steps_are_chosen_for_all_nodes_alike():
-    steps = middle_half([10, 11, 900, 12, 13, 9, 800, 14])
-    assert steps == [1, 3, 4, 7]
-    assert Node("a", "Op", (1, 2, 99, 4, 6, 0, 99, 8), 0).mean_us(steps) == 5.0
-    assert middle_half([3.0]) == [0]
+    assert place_of(Node(name, op, (1,), 0), layer_names()) == Place(layer, part)
 
 
 def test_a_node_that_ran_less_often_is_averaged_over_all():

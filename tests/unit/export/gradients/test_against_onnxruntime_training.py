@@ -9,6 +9,7 @@ import pytest
 
 from device_runtime.wire.manifest import InputSpec
 from export.artifacts.ort_training import write_training_artifact
+from export.artifacts.spec import ArtifactSpec
 from export.forward.parameters import initial_params, parameter_table
 from export.models.zoo import MODELS, build_model
 from export.steps.optimizers import choose_optimizer
@@ -20,9 +21,11 @@ pytestmark = pytest.mark.skipif(not hasattr(_BINDINGS, "Module"), reason="onnxru
 
 def _official(name: str, folder: Path, masks: dict[str, np.ndarray]) -> BareSession:
     model = build_model(name, INPUT_SHAPES[name], 10, seed=1)
-    arguments: dict[str, Any] = {"name": name, "class_count": 10, "loss": "cross_entropy"}
-    spec = InputSpec(shape=INPUT_SHAPES[name])
-    write_training_artifact(model, folder, input=spec, optimizer=choose_optimizer("sgd"), **arguments)
+    spec = ArtifactSpec(
+        name=name, input=InputSpec(shape=INPUT_SHAPES[name]), class_count=10, loss="cross_entropy",
+        optimizer=choose_optimizer("sgd"),
+    )  # fmt: skip
+    write_training_artifact(model, spec, folder)
     params = {k: np.where(masks[k], v, 0) if k in masks else v for k, v in initial_params(model).items()}
     return BareSession(folder, params, {k: v.astype(np.float32) for k, v in masks.items()})
 

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from device_runtime.engines.interface import StepStats, first_line, kept_of
+from device_runtime.engines.interface import StepStats, first_line, kept_of, manifest_for
 from device_runtime.engines.onnxruntime_import import import_onnxruntime
+from device_runtime.engines.portable.kind import PORTABLE
+from device_runtime.engines.session import session_options
 from device_runtime.engines.subnormals import subnormals_as_zero
 from device_runtime.wire.errors import EngineError
-from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, decode_manifest, mask_name
+from device_runtime.wire.manifest import Manifest, mask_name
 from device_runtime.wire.support import FloatArray, Kept, Support
 
 Labels = NDArray[np.int64] | FloatArray
@@ -26,17 +28,14 @@ Array = NDArray[Any]
 class PortableEngine:
     """Opens portable artifacts with whichever onnxruntime is installed."""
 
-    name = "portable"
+    name = PORTABLE.name
 
     def __init__(self) -> None:
         self.version = str(import_onnxruntime().__version__)
 
     def open(self, artifact: Path, *, threads: int, seed: int) -> "PortableTrainer":
         """A trainer for the artifact folder, on `threads` threads. Raises EngineError when it cannot be opened."""
-        manifest = decode_manifest((artifact / MANIFEST_FILE).read_bytes())
-        if manifest.engine != self.name:
-            raise EngineError(f"the artifact in {artifact} is for engine {manifest.engine!r}, not {self.name!r}.")
-        return PortableTrainer(artifact, manifest, threads=threads, seed=seed)
+        return PortableTrainer(artifact, manifest_for(self.name, artifact), threads=threads, seed=seed)
 
 
 class Buffers:
@@ -83,15 +82,8 @@ class PortableTrainer:
         self._now = 0
 
     def _options(self) -> Any:
-        """The session options; a profiling run adds to them."""
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Weights that training drives towards zero become subnormal numbers, which are many times slower. This option
-        # is for the pool's threads; the calling thread is set around each call.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        return options
+        """The session options; a traced run adds to them."""
+        return session_options(self._threads, PORTABLE.session_entries)
 
     def _open(self, file: str) -> Any:
         path = str(self._artifact / file)

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from device_runtime.engines.host_optimizer import HostSgd
-from device_runtime.engines.interface import StepStats, first_line, kept_of
+from device_runtime.engines.interface import StepStats, first_line, kept_of, manifest_for
 from device_runtime.engines.onnxruntime_import import import_onnxruntime
+from device_runtime.engines.ort_training.host_optimizer import HostSgd
+from device_runtime.engines.ort_training.kind import ORT_TRAINING
+from device_runtime.engines.session import session_options
 from device_runtime.wire.errors import EngineError
-from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, decode_manifest, mask_name
+from device_runtime.wire.manifest import Manifest, mask_name
 from device_runtime.wire.support import FloatArray, Kept, Support
 
 Labels = NDArray[np.int64] | FloatArray
@@ -26,16 +28,14 @@ Labels = NDArray[np.int64] | FloatArray
 class OrtTrainingEngine:
     """Opens artifacts with onnxruntime-training."""
 
-    name = "ort_training"
+    name = ORT_TRAINING.name
 
     def __init__(self) -> None:
         self.version = importlib.metadata.version("onnxruntime-training-cpu")
 
     def open(self, artifact: Path, *, threads: int, seed: int) -> "OrtTrainer":
         """A trainer for the artifact folder, on `threads` threads. Raises EngineError when it cannot be opened."""
-        manifest = decode_manifest((artifact / MANIFEST_FILE).read_bytes())
-        if manifest.engine != self.name:
-            raise EngineError(f"the artifact in {artifact} is for engine {manifest.engine!r}, not {self.name!r}.")
+        manifest = manifest_for(self.name, artifact)
         try:
             return OrtTrainer(artifact, manifest, threads=threads, seed=seed)
         except RuntimeError as error:  # the bindings raise nothing more specific
@@ -58,11 +58,7 @@ class OrtTrainer:
         self._open_session()
 
     def _options(self) -> Any:
-        options = import_onnxruntime().SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        return options
+        return session_options(self._threads, ORT_TRAINING.session_entries)
 
     def _make_module(self, training: str, evaluation: str) -> Any:
         return self._c.Module(training, self._state, evaluation, self._cpu, self._options())

@@ -1,0 +1,1 @@
+"""Engine `ort_training`: the official artifacts of onnxruntime-training."""

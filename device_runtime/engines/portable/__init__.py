@@ -1,0 +1,1 @@
+"""Engine `portable`: a train step in standard operators, for any onnxruntime."""
