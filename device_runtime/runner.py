@@ -157,6 +157,7 @@ class Device:
             sample_count=result.sample_count,
             measurement=result.measurement,
             kept_back=result.personal.names,
+            extras=result.extras,
         )
         self._step(events.Trained(offer, result.update))
 

@@ -1,4 +1,4 @@
-"""Carrying out one assignment: load, train, take the difference, serialise; every phase metered."""
+"""Carrying out one assignment: load, train, move masks where asked, take the difference, serialise; all metered."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,17 +8,19 @@ from pathlib import Path
 from device_runtime.data import LocalData, Samples, batches, prepare
 from device_runtime.engines import Engine, Trainer
 from device_runtime.engines.registry import engine_kind
+from device_runtime.mask_adjustment import move
 from device_runtime.metering import system
 from device_runtime.metering.phases import PhaseTimes
 from device_runtime.personal import Personal
-from device_runtime.wire.cost import flops
+from device_runtime.wire.cost import Flops, flops, flops_of_scores
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import EngineError, RemoteWireError, UsageError
 from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, Role, decode_manifest
 from device_runtime.wire.measurement import Measurement, Phase, derived, measured, percentile
-from device_runtime.wire.messages import Assignment, Hyper
+from device_runtime.wire.messages import Assignment, MaskAdjustment
 from device_runtime.wire.submodel import ValueType, decode_kept, decode_supports, encode_kept
 from device_runtime.wire.support import Kept, Support
+from device_runtime.wire.update import extras_of, mask_extras, movable
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss
 NOTHING_PERSONAL = Personal()
@@ -36,9 +38,11 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The update as bytes, what producing it cost, and the personal tensors before and after."""
+    """The update as bytes, the kinds of extras in it, what producing it cost, and the personal tensors before and
+    after."""
 
     update: bytes
+    extras: tuple[str, ...]
     sample_count: int
     measurement: Measurement
     personal_before: Personal
@@ -67,32 +71,43 @@ class Workbench:
     ) -> Result:
         """Train one assignment from its two blobs, with the device's own values of its personal tensors.
 
-        Of a personal tensor without own values yet, the received ones are taken over. The update lacks them all.
+        Of a personal tensor without own values yet, the received ones are taken over. The update lacks them all, and
+        their masks do not move.
 
-        Raises RemoteWireError for malformed blobs, EngineError where the engine refuses, LocalWireError where training
-        diverged.
+        Raises RemoteWireError for malformed blobs and masks that are to move after more epochs than are trained,
+        EngineError where the engine refuses, LocalWireError where training diverged.
         """
         times = PhaseTimes()
-        hyper = assignment.hyper
+        _check(assignment)
         with times.timed("load"):
             known = decode_supports(supports, self.manifest.shapes())
             received = decode_kept(params, known)
             before = personal.completed(received)
             self.trainer.load(before.in_place(received), reset_optimizer=True)
         with times.timed("train"):
-            steps = self._train(assignment, progress)
+            steps = self._train(assignment, progress, before.names)
         with times.timed("serialise"):
             local = self.trainer.kept()
             after = before.trained(local)
-            update = self._update(assignment, {n: k for n, k in received.items() if n not in after.names}, local)
-        measurement = self._measure(hyper, known, times, steps, traffic)
-        return Result(update, len(self.samples), measurement, before, after)
+            update = self._update(assignment, received, local, after.names)
+        measurement = self._measure(assignment, known, times, steps, traffic)
+        return Result(update, extras_of(assignment), len(self.samples), measurement, before, after)
 
-    def _train(self, assignment: Assignment, progress: Progress) -> "_Steps":
+    def _train(self, assignment: Assignment, progress: Progress, keeps_back: tuple[str, ...]) -> "_Steps":
+        adjust, epoch_count = assignment.adjust, assignment.hyper.epoch_count
+        steps = _Steps([], [])
+        if adjust is None:
+            self._epochs(assignment, range(epoch_count), steps, progress)
+        else:
+            self._epochs(assignment, range(adjust.after_epochs), steps, progress)
+            self._adjust(assignment, adjust, keeps_back)
+            self._epochs(assignment, range(adjust.after_epochs, epoch_count), steps, progress)
+        return steps
+
+    def _epochs(self, assignment: Assignment, epochs: range, steps: "_Steps", progress: Progress) -> None:
         hyper = assignment.hyper
         total = hyper.epoch_count * -(-len(self.samples) // hyper.batch_size)
-        steps = _Steps([], [])
-        for epoch in range(hyper.epoch_count):
+        for epoch in epochs:
             draws = Draws(hyper.seed, "batches", assignment.model_version, assignment.device, epoch)
             for batch in batches(self.samples, hyper.batch_size, draws):
                 start = time.perf_counter_ns()
@@ -100,25 +115,47 @@ class Workbench:
                 steps.wall_ns.append(time.perf_counter_ns() - start)
                 steps.losses.append(stats.loss)
                 progress(len(steps.losses), total, stats.loss)
-        return steps
 
-    def _update(self, assignment: Assignment, received: dict[str, Kept], local: Mapping[str, Kept]) -> bytes:
+    def _adjust(self, assignment: Assignment, adjust: MaskAdjustment, keeps_back: tuple[str, ...]) -> None:
+        """Move the masks of what the device sends, by the gradient of one batch of its own order."""
+        hyper = assignment.hyper
+        draws = Draws(hyper.seed, "scores", assignment.model_version, assignment.device)
+        batch = next(batches(self.samples, hyper.batch_size, draws))
+        scores, kept = self.trainer.scores(batch.x, batch.y), self.trainer.kept()
+        names = movable(self.manifest.parameters, keeps_back)
+        moves = {n: m for n in names if (m := move(n, kept[n], scores[n], adjust)) is not None}
+        # In two turns, so that what goes and comes back at once begins anew too.
+        self.trainer.remask({n: m.reduced for n, m in moves.items()})
+        self.trainer.remask({n: m.grown for n, m in moves.items()})
+
+    def _update(
+        self, assignment: Assignment, received: dict[str, Kept], local: Mapping[str, Kept], keeps_back: tuple[str, ...]
+    ) -> bytes:
         """Local minus received, on the support; scales, shifts and statistics of normalisations travel as fp32."""
-        delta = {n: Kept(local[n].values - kept.values, kept.support) for n, kept in received.items()}
+        delta = {n: _difference(local[n], kept) for n, kept in received.items() if n not in keeps_back}
         roles = {p.name: p.role for p in self.manifest.parameters}
         hyper = assignment.hyper
+        moved = movable(self.manifest.parameters, keeps_back) if assignment.adjust is not None else ()
         return encode_kept(
             delta,
             lambda name: value_type(roles[name], hyper.update_dtype),
             lambda name: Draws(hyper.seed, "rounding", assignment.model_version, assignment.device, name),
+            mask_extras({name: local[name].support for name in moved}),
         )
 
-    def _measure(
-        self, hyper: Hyper, supports: dict[str, Support], times: PhaseTimes, steps: "_Steps", traffic: Traffic
-    ) -> Measurement:
-        seen = hyper.epoch_count * len(self.samples)
+    def _cost(self, assignment: Assignment, supports: dict[str, Support], step_count: int) -> Flops:
+        """What the training did. A moved mask keeps as many elements as before, so it costs what it did."""
+        hyper, costs, kernel = assignment.hyper, self.manifest.costs, self._kernel_cost
         kept_counts = {n: supports[n].count for n in self.manifest.prunable}
-        cost = flops(self.manifest.costs, kept_counts, self._kernel_cost, samples=seen, steps=len(steps.losses))
+        cost = flops(costs, kept_counts, kernel, samples=hyper.epoch_count * len(self.samples), steps=step_count)
+        if assignment.adjust is None:
+            return cost
+        return cost + flops_of_scores(costs, kept_counts, kernel, samples=min(hyper.batch_size, len(self.samples)))
+
+    def _measure(
+        self, assignment: Assignment, supports: dict[str, Support], times: PhaseTimes, steps: "_Steps", traffic: Traffic
+    ) -> Measurement:
+        cost = self._cost(assignment, supports, len(steps.losses))
         train = times.get("train")
         seconds = (train.wall_ns.value or 0) / 1e9
         return Measurement(
@@ -126,7 +163,7 @@ class Workbench:
             engine_version=self.engine.version,
             threads=self.threads,
             step_count=len(steps.losses),
-            sample_count=seen,
+            sample_count=assignment.hyper.epoch_count * len(self.samples),
             loss_first=measured(steps.losses[0] if steps.losses else None),
             loss_last=measured(steps.losses[-1] if steps.losses else None),
             download=traffic.download,
@@ -155,6 +192,19 @@ class Workbench:
 class _Steps:
     wall_ns: list[int]
     losses: list[float]
+
+
+def _check(assignment: Assignment) -> None:
+    adjust, trained = assignment.adjust, assignment.hyper.epoch_count
+    if adjust is not None and adjust.after_epochs > trained:
+        raise RemoteWireError(f"masks are to move after {adjust.after_epochs} epochs, and {trained} are trained")
+
+
+def _difference(local: Kept, received: Kept) -> Kept:
+    """Local minus received, on the local support; what was not received counts as 0."""
+    if local.support.sha == received.support.sha:
+        return Kept(local.values - received.values, received.support)
+    return Kept(local.values - local.support.gather(received.dense()), local.support)
 
 
 def value_type(role: Role, update_dtype: ValueType) -> ValueType:

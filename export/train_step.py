@@ -85,7 +85,7 @@ def train_step(
     train = StepGraph(moments.model, table)
     states = _Training(train, table, loss, optimizer, chosen, moments, accumulation).build()
     evaluate = StepGraph(plain, table)
-    values = _add_loss(evaluate, loss)
+    values = add_batch_loss(evaluate, loss)
     _add_loss_outputs(evaluate, values)
     evaluate.add_output(evaluate.output.name or "", evaluate.output, _FLOAT, evaluate.output_shape)
     return TrainStep(train.finished(), evaluate.finished(), table, states)
@@ -99,7 +99,8 @@ def _chosen(table: Sequence[Parameter], trainable: Collection[str] | None) -> tu
     return tuple(p for name, p in known.items() if trainable is None or name in trainable)
 
 
-def _add_loss(step: StepGraph, loss: Loss) -> LossValues:
+def add_batch_loss(step: StepGraph, loss: Loss) -> LossValues:
+    """Append the loss of a batch, whose labels become an input. Raises UsageError as `check_output`."""
     check_output(loss, step.output_shape)
     if loss == "cross_entropy":
         labels = step.add_input(LABELS, _INT64, (BATCH,), behind="input")
@@ -129,7 +130,7 @@ class _Training:
     def build(self) -> tuple[State, ...]:
         """Add masks, loss, gradients, update and statistics; gives the states."""
         step, tape = self.step, self.step.tape
-        values = _add_loss(step, self.loss)
+        values = add_batch_loss(step, self.loss)
         rate = step.add_input(LEARNING_RATE, _FLOAT, (), behind=LABELS)
         masks = {p.name: step.add_input(mask_name(p.name), _BOOL, p.shape) for p in self.table if p.prunable}
         held = {p.name: step.inputs[p.name] for p in self.table} | self._gate(masks)

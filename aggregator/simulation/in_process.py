@@ -86,4 +86,5 @@ def _train(bench: Workbench, federation: Federation, assignment: Assignment, own
         sample_count=result.sample_count,
         measurement=result.measurement,
         kept_back=result.personal.names,
+        extras=result.extras,
     )

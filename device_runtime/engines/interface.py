@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, Parameter, decode_manifest
-from device_runtime.wire.support import FloatArray, Kept
+from device_runtime.wire.support import FloatArray, Kept, Support
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,23 @@ class Trainer(Protocol):
     def evaluate(self, x: FloatArray, y: NDArray[np.int64] | FloatArray) -> StepStats:
         """Loss and correct count of a batch, changing nothing."""
 
+    def scores(self, x: FloatArray, y: NDArray[np.int64] | FloatArray) -> dict[str, FloatArray]:
+        """The magnitude of the loss's gradient of a batch, for every prunable weight, dense: off its mask too.
+
+        Taken as in a step, at the parameters as they are (zero off the mask), without proximal term and clipping. It
+        changes nothing. Raises EngineError for a batch that does not fit, and where the artifact cannot give scores.
+        """
+
+    def remask(self, supports: Mapping[str, Support]) -> None:
+        """Give prunable weights other masks in the middle of training.
+
+        An element that is not on both its masks, the old and the new, becomes 0, and so does its optimizer state. All
+        else goes on: other elements with their state, counts of steps, and what the proximal term pulls towards.
+        Raises EngineError where the engine cannot reach its optimizer's state.
+        """
+
     def kept(self) -> dict[str, Kept]:
-        """The parameters now, on the supports they were loaded with."""
+        """The parameters now, on their supports."""
 
 
 class Engine(Protocol):

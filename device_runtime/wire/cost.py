@@ -101,3 +101,27 @@ def flops(
     done = [(row, kernel_cost(row, kept_counts.get(row.weight), samples=samples, steps=steps)) for row in rows]
     masking = {row.weight: one.masking for row, one in done}
     return Flops(dense, ideal, sum(one.forward + one.backward for _, one in done) + sum(masking.values()))
+
+
+def flops_of_scores(
+    table: Iterable[NodeCost], kept_counts: Mapping[str, int], kernel_cost: KernelCost, *, samples: int
+) -> Flops:
+    """FLOPs of the gradient of every weight, pruned ones too, over a batch of `samples` samples.
+
+    dense: those of a training step. ideal: kept weights only in the forward pass and for the gradient of the input,
+    but every weight for its own gradient, since all of them are asked for. executed: what the kernel does without a
+    mask; the masks of ones that engine ort_training reads meanwhile are not counted.
+
+    >>> row = NodeCost(node="fc", op="Gemm", weight="w", weight_count=10, flops_forward=20,
+    ...                flops_backward_input=20, flops_backward_weight=20)
+    >>> flops_of_scores([row], {"w": 5}, masked_dense, samples=3)
+    Flops(dense=180, ideal=120, executed=180)
+    """
+    rows = list(table)
+    kept, whole = (flops(rows, counts, kernel_cost, samples=samples, steps=1) for counts in (kept_counts, {}))
+    gone = sum(
+        samples * row.flops_backward_weight * (row.weight_count - kept_counts[row.weight]) // row.weight_count
+        for row in rows
+        if row.weight in kept_counts
+    )
+    return Flops(whole.dense, kept.ideal + gone, whole.executed)

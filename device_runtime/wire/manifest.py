@@ -18,6 +18,7 @@ from device_runtime.wire.limits import (
 from device_runtime.wire.support import FloatArray
 
 MANIFEST_FILE = "manifest.json"
+SCORES_FILE = "scores.onnx"  # of engine portable, only where a device may be asked to move its masks
 
 Role = Literal["weight", "bias", "norm", "statistic"]
 Loss = Literal["cross_entropy", "mse", "bce_with_logits", "l1"]

@@ -16,10 +16,10 @@ ENGINE = "ort_training"
 
 
 def write_training_artifact(model: ModelProto, spec: ArtifactSpec, folder: Path) -> Manifest:
-    """See `Writer`; raises as it says, EngineError also where onnxruntime-training is missing, and for a
-    proximal term or clipping, which this engine does not apply."""
+    """See `Writer`; raises as it says, EngineError also where onnxruntime-training is missing, and for an optimizer of
+    which this engine cannot do what is asked."""
     check_model(model, spec)
-    _check_optimizer(spec.optimizer)
+    _check_optimizer(spec.optimizer, spec.scores)
     parameters = parameter_table(model)
     costs = cost_table(model)
     with whole_folder(folder) as unfinished:
@@ -27,9 +27,14 @@ def write_training_artifact(model: ModelProto, spec: ArtifactSpec, folder: Path)
         return finish(unfinished, spec, engine=ENGINE, files=files, parameters=parameters, costs=costs, graph=model)
 
 
-def _check_optimizer(optimizer: Optimizer) -> None:
+def _check_optimizer(optimizer: Optimizer, scores: bool) -> None:
     asked = {"proximal_mu": optimizer.proximal_mu, "clip_norm": optimizer.clip_norm}
     if names := [f"{name} {value:g}" for name, value in asked.items() if value]:
         raise EngineError(
             f"engine {ENGINE} applies no {' and no '.join(names)}: train with engine portable, or set them to 0."
+        )
+    if scores and optimizer.name == "adamw":
+        raise EngineError(
+            f"engine {ENGINE} cannot begin AdamW anew for single weights, which masks that move on a device need: "
+            "train with engine portable, or choose sgd."
         )

@@ -5,10 +5,11 @@ from pathlib import Path
 import msgspec
 from onnx import ModelProto
 
-from device_runtime.wire.manifest import Manifest
+from device_runtime.wire.manifest import SCORES_FILE, Manifest
 from export.artifacts.folder import check_model, finish, whole_folder
 from export.artifacts.spec import ArtifactSpec
 from export.forward.costs import cost_table
+from export.score_graph import score_graph
 from export.train_step import train_step
 
 ENGINE = "portable"
@@ -24,11 +25,14 @@ def write_portable_artifact(model: ModelProto, spec: ArtifactSpec, folder: Path)
     check_model(model, spec)
     in_graph = msgspec.structs.replace(spec.optimizer, where="graph")
     step = train_step(model, loss=spec.loss, optimizer=in_graph)
+    graphs = {EVAL: step.evaluate, TRAIN_STEP: step.train}
+    if spec.scores:
+        graphs[SCORES_FILE] = score_graph(model, spec.loss)
     costs = cost_table(model)
     with whole_folder(folder) as unfinished:
-        for file, graph in ((EVAL, step.evaluate), (TRAIN_STEP, step.train)):
+        for file, graph in graphs.items():
             (unfinished / file).write_bytes(graph.SerializeToString(deterministic=True))
         return finish(
-            unfinished, spec, engine=ENGINE, files=(EVAL, TRAIN_STEP), parameters=step.parameters, costs=costs,
+            unfinished, spec, engine=ENGINE, files=graphs, parameters=step.parameters, costs=costs,
             graph=step.train, optimizer=in_graph, states=step.states,
         )  # fmt: skip

@@ -15,6 +15,7 @@ class ArtifactSpec:
 
     loss: "cross_entropy" takes int64 labels [batch], the others float32 labels of the output's shape, whose width
     `class_count` then is.
+    scores: whether devices may be asked to move their masks, for which an artifact must give `Trainer.scores`.
     """
 
     name: str
@@ -22,6 +23,7 @@ class ArtifactSpec:
     class_count: int
     loss: Loss
     optimizer: Optimizer
+    scores: bool = False
 
 
 class Writer(Protocol):

@@ -5,6 +5,7 @@ w <- w - lr (g + momentum v). Gradient and weight are +0 on pruned coordinates, 
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from device_runtime.wire.manifest import Optimizer
 from device_runtime.wire.support import FloatArray
@@ -22,6 +23,11 @@ class HostSgd:
         """Forget the velocity: the next step is a first step."""
         for velocity in self._velocity.values():
             velocity[...] = 0.0
+
+    def forget(self, name: str, where: NDArray[np.bool_]) -> None:
+        """Forget the velocity of these elements of a parameter."""
+        if name in self._velocity:
+            self._velocity[name][where] = 0.0
 
     def step(self, parameters: dict[str, FloatArray], gradients: dict[str, FloatArray], lr: float) -> None:
         """Update `parameters` in place from `gradients`, without allocating."""

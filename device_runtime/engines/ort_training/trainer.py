@@ -140,6 +140,33 @@ class OrtTrainer:
         """Loss and correct count of a batch; see `interface.Trainer`."""
         return self._run(self._module.eval_step, x, y)
 
+    def scores(self, x: FloatArray, y: Labels) -> dict[str, FloatArray]:
+        """The gradient's magnitude, dense: under masks of ones the weights off the mask, which are 0, have one too."""
+        masks = [self._values[mask_name(name)] for name in self.manifest.prunable]
+        statistics = [self._values[p.name] for p in self.manifest.parameters if p.role == "statistic"]
+        before = [(view, view.copy()) for view in (*masks, *statistics)]
+        for mask in masks:
+            mask[...] = 1.0
+        try:
+            self._run(self._module.train_step, x, y)
+            return {name: np.abs(self._gradients[name]) for name in self.manifest.prunable}
+        finally:
+            for view, values in before:
+                view[...] = values
+            self._module.lazy_reset_grad()
+
+    def remask(self, supports: Mapping[str, Support]) -> None:
+        """Other masks in the middle of training; see `interface.Trainer`. Raises EngineError for AdamW."""
+        if self._host_optimizer is None and self.manifest.optimizer.name != "sgd":
+            raise EngineError("engine ort_training cannot reach AdamW's state of single weights: train with portable.")
+        for name, support in supports.items():
+            changed = ~(self._supports[name].dense_mask() & support.dense_mask())
+            self._supports[name] = support
+            self._values[mask_name(name)][...] = support.dense_mask()
+            self._values[name][changed] = 0.0
+            if self._host_optimizer is not None:
+                self._host_optimizer.forget(name, changed)
+
     def _run(self, call: Any, x: FloatArray, y: Labels) -> StepStats:
         fetches = self._c.OrtValueVector()
         try:
@@ -152,5 +179,5 @@ class OrtTrainer:
         return StepStats(float(fetches[0].numpy()), len(x), correct)
 
     def kept(self) -> dict[str, Kept]:
-        """The parameters now, on the supports they were loaded with, copied out of the runtime."""
+        """The parameters now, on the supports they are on, copied out of the runtime."""
         return {name: Kept.of(self._values[name], support) for name, support in self._supports.items()}

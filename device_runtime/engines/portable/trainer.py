@@ -18,7 +18,7 @@ from device_runtime.engines.portable.kind import PORTABLE
 from device_runtime.engines.session import session_options
 from device_runtime.engines.subnormals import subnormals_as_zero
 from device_runtime.wire.errors import EngineError
-from device_runtime.wire.manifest import Manifest, mask_name
+from device_runtime.wire.manifest import SCORES_FILE, Manifest, mask_name
 from device_runtime.wire.support import FloatArray, Kept, Support
 
 Labels = NDArray[np.int64] | FloatArray
@@ -67,6 +67,7 @@ class PortableTrainer:
         self._artifact, self._threads = artifact, threads
         self._session = self._open("train_step.onnx")
         self._evaluation: Any = None
+        self._scoring: Any = None
         self._supports: dict[str, Support] = {}
         self._fixed = Buffers(self._ort)
         for parameter in manifest.parameters:
@@ -166,7 +167,34 @@ class PortableTrainer:
             raise EngineError(f"a batch x{x.shape} y{y.shape} does not fit the model: {first_line(error)}") from error
         return StepStats(float(found[0]), len(x), int(found[1]) if len(found) > 1 else None)
 
+    def scores(self, x: FloatArray, y: Labels) -> dict[str, FloatArray]:
+        """The gradient's magnitude, by a graph of its own; see `interface.Trainer`."""
+        if self._scoring is None:
+            if SCORES_FILE not in {file.name for file in self.manifest.files}:
+                raise EngineError("the artifact was made without scores: masks cannot be moved on this device.")
+            self._scoring = self._open(SCORES_FILE)
+        current = self._sets[self._now].views
+        feeds = {"input": x, "labels": y, **{p.name: current[p.name] for p in self.manifest.parameters}}
+        names = [output.name for output in self._scoring.get_outputs()]
+        try:
+            with subnormals_as_zero():
+                found = dict(zip(names, self._scoring.run(names, feeds), strict=True))
+        except Exception as error:  # see `_open`
+            raise EngineError(f"a batch x{x.shape} y{y.shape} does not fit the model: {first_line(error)}") from error
+        return {name: np.abs(found[f"{name}.gradient"]) for name in self.manifest.prunable}
+
+    def remask(self, supports: Mapping[str, Support]) -> None:
+        """Other masks in the middle of training; see `interface.Trainer`."""
+        current = self._sets[self._now].views
+        states = [s.name for s in self.manifest.states]
+        for name, support in supports.items():
+            changed = ~(self._supports[name].dense_mask() & support.dense_mask())
+            self._supports[name] = support
+            self._fixed.views[mask_name(name)][...] = support.dense_mask()
+            for held in (name, *(s for s in states if s.rpartition(".")[0] == name)):
+                current[held][changed] = 0
+
     def kept(self) -> dict[str, Kept]:
-        """The parameters now, on the supports they were loaded with, copied out of the runtime."""
+        """The parameters now, on the supports they are on, copied out of the runtime."""
         current = self._sets[self._now].views
         return {name: Kept.of(current[name], support) for name, support in self._supports.items()}
