@@ -43,7 +43,7 @@ class Aggregator:
     """One aggregator: link, ledger, federation and round machine, put together. `listeners` hear all that happens.
 
     `run` serves a process of its own. Whoever drives it beside others calls `begin`, gives every event of `inbox` a
-    `turn`, and a turn without an event now and then, until it `may_leave`; then `end`.
+    `turn`, and a turn without an event now and then, until it is `done`; then `end`.
     """
 
     def __init__(self, settings: Settings, surroundings: Surroundings, listeners: Iterable[Listener] = ()) -> None:
@@ -107,7 +107,7 @@ class Aggregator:
         """
         self.begin()
         try:
-            while not stop.is_set() and not self.may_leave:
+            while not stop.is_set() and not self.done:
                 self.turn(self.inbox.take(TICK_S))
             return self._finished_ns is not None
         finally:
@@ -130,7 +130,7 @@ class Aggregator:
         self._ledger.close()
 
     @property
-    def may_leave(self) -> bool:
+    def done(self) -> bool:
         """After the last round: every member has left, or there was time enough to."""
         if self._finished_ns is None:
             return False

@@ -37,13 +37,12 @@ class Device:
     """One device: link, store, workshop and agent, put together.
 
     `run` serves a process of its own. Whoever drives many in one process calls `begin`, gives every event of `inbox`
-    a `turn`, and a turn without an event now and then, until `leaving` says why it ends; then `end`.
+    a `turn`, and a turn without an event now and then, until it is `done`; then `end`.
     """
 
     def __init__(self, settings: DeviceSettings, surroundings: Surroundings) -> None:
         folder = Path(settings.folder)
         self.inbox = Inbox()
-        self.leaving: str | None = None
         self._settings = settings
         self._clock, self._worker = surroundings.clock, surroundings.worker
         self._blobs = BlobStore(folder / "blobs")
@@ -63,6 +62,7 @@ class Device:
             profile=self._profile,
         )
         self._state = AgentState(hello=hello, leave_when_released=settings.leave_when_released)
+        self._leaving: str | None = None
         self._tick_due_ns = 0
         self._up = up_topic(settings.link.site, settings.name)
         self._link = surroundings.open_link(_station(settings, hello), self.inbox.put)
@@ -72,10 +72,10 @@ class Device:
         heart = Heart()
         self.begin()
         try:
-            while self.leaving is None and not stop.is_set():
+            while not self.done and not stop.is_set():
                 heart.beat(training=self._state.phase == "training", step_count=self._workshop.step_count)
                 self.turn(self.inbox.take(TICK_S))
-            return self.end("stopped")
+            return self.end()
         finally:
             self._link.close()
 
@@ -84,9 +84,14 @@ class Device:
         self._link.connect()
         log.info("connected to %s:%d", self._settings.link.host, self._settings.link.port)
 
-    def end(self, reason: str) -> str:
-        """Say goodbye and close the link; returns why, which is `reason` where nobody released the device."""
-        reason = self.leaving or reason
+    @property
+    def done(self) -> bool:
+        """Whether the device was released."""
+        return self._leaving is not None
+
+    def end(self) -> str:
+        """Say goodbye and close the link; returns why."""
+        reason = self._leaving or "stopped"
         hello = self._state.hello
         self._publish(Goodbye(device=hello.device, session=hello.session, reason=reason))
         self._link.flush()
@@ -199,7 +204,7 @@ class Device:
                 self._unspool(receipt.assignment_id)
                 log.info("update for %s: %s %s", receipt.assignment_id, receipt.verdict, receipt.reason)
             case events.Leave(reason):
-                self.leaving = reason
+                self._leaving = reason
 
     def _publish(self, message: Message) -> None:
         self._link.publish(self._up, encode_message(message))
