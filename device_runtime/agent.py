@@ -51,7 +51,7 @@ SECOND_NS = 1_000_000_000
 HELLO_RETRY_NS = 2 * SECOND_NS
 SILENCE_NS = 3 * SECOND_NS
 
-Phase = Literal["offline", "greeting", "waiting", "fetching", "training", "offering"]
+Activity = Literal["offline", "greeting", "waiting", "fetching", "training", "offering"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class AgentState:
     """What the agent knows. Times are of the device's monotonic clock, in nanoseconds."""
 
     hello: Hello
-    phase: Phase = "offline"
+    activity: Activity = "offline"
     connected: bool = False
     assignment: Assignment | None = None
     lacking: tuple[str, ...] = ()
@@ -99,8 +99,8 @@ def step(state: AgentState, event: Event, now_ns: int) -> Step:
 
 def _connected(state: AgentState, now_ns: int) -> Step:
     """Say hello, and take up again what the broken connection interrupted."""
-    phase: Phase = "greeting" if state.phase == "offline" else state.phase
-    state = replace(state, phase=phase, hello_due_ns=now_ns + HELLO_RETRY_NS, heartbeat_ns=HELLO_RETRY_NS)
+    activity: Activity = "greeting" if state.activity == "offline" else state.activity
+    state = replace(state, activity=activity, hello_due_ns=now_ns + HELLO_RETRY_NS, heartbeat_ns=HELLO_RETRY_NS)
     state, commands = _retry(state, now_ns)
     return state, [Publish(state.hello), *commands]
 
@@ -109,8 +109,8 @@ def _received(state: AgentState, message: Message, now_ns: int) -> Step:
     match message:
         case Welcome():
             heartbeat_ns = int(message.heartbeat_s * SECOND_NS)
-            phase: Phase = "waiting" if state.phase == "greeting" else state.phase
-            return replace(state, phase=phase, heartbeat_ns=heartbeat_ns, hello_due_ns=now_ns + heartbeat_ns), []
+            activity: Activity = "waiting" if state.activity == "greeting" else state.activity
+            return replace(state, activity=activity, heartbeat_ns=heartbeat_ns, hello_due_ns=now_ns + heartbeat_ns), []
         case RollCall():
             return replace(state, hello_due_ns=now_ns + HELLO_RETRY_NS), [Publish(state.hello)]
         case Chunk():
@@ -131,24 +131,24 @@ def _received(state: AgentState, message: Message, now_ns: int) -> Step:
 def _assigned(state: AgentState, event: Assigned, now_ns: int) -> Step:
     """Start, go on or answer from the spool; a repeated assignment changes nothing."""
     assignment = event.assignment
-    if state.phase == "training" or assignment.id == state.answered:
+    if state.activity == "training" or assignment.id == state.answered:
         # A running training cannot be interrupted half way through a step; its result will be told as late.
         return state, []
     same = state.assignment is not None and state.assignment.id == assignment.id
-    if same and state.phase in ("fetching", "offering"):
+    if same and state.activity in ("fetching", "offering"):
         return state, []
     expires_ns = now_ns + int(assignment.ttl_s * SECOND_NS)
     state = replace(state, assignment=assignment, expires_ns=expires_ns, download=None, offer=event.spooled)
     if event.spooled is not None:
-        return _retry(replace(state, phase="offering"), now_ns)
-    return _fetch_next(replace(state, phase="fetching", lacking=event.lacking), now_ns)
+        return _retry(replace(state, activity="offering"), now_ns)
+    return _fetch_next(replace(state, activity="fetching", lacking=event.lacking), now_ns)
 
 
 def _fetch_next(state: AgentState, now_ns: int) -> Step:
     """Pull the next blob that is lacking, or train when none is."""
     assert state.assignment is not None
     if not state.lacking:
-        return replace(state, phase="training", download=None), [Train(state.assignment)]
+        return replace(state, activity="training", download=None), [Train(state.assignment)]
     download, get = transfer.request(Download(state.lacking[0], limits.BLOB_BYTES_MAX))
     assert get is not None
     return replace(state, download=download, retry_due_ns=now_ns + SILENCE_NS), [Publish(get)]
@@ -173,12 +173,12 @@ def _chunk(state: AgentState, chunk: Chunk, now_ns: int) -> Step:
 
 
 def _trained(state: AgentState, event: Trained, now_ns: int) -> Step:
-    state = replace(state, phase="offering", offer=event.offer, retry_due_ns=now_ns + SILENCE_NS)
+    state = replace(state, activity="offering", offer=event.offer, retry_due_ns=now_ns + SILENCE_NS)
     return state, [SpoolUpdate(event.offer, event.update), Publish(event.offer)]
 
 
 def _training_failed(state: AgentState, event: TrainingFailed) -> Step:
-    return replace(state, phase="waiting", offer=None), [_refuse(state, event.assignment_id, event.reason)]
+    return replace(state, activity="waiting", offer=None), [_refuse(state, event.assignment_id, event.reason)]
 
 
 def _refuse(state: AgentState, assignment_id: str, reason: str) -> Publish:
@@ -192,15 +192,15 @@ def _receipt(state: AgentState, receipt: Receipt) -> Step:
     state = replace(state, answered=receipt.assignment_id)
     if state.offer is None or receipt.update_sha != state.offer.update_sha:
         return state, commands
-    return replace(state, phase="waiting", offer=None), commands
+    return replace(state, activity="waiting", offer=None), commands
 
 
 def _tick(state: AgentState, now_ns: int) -> Step:
     if not state.connected:
         return state, []
-    if state.phase in ("fetching", "offering") and state.expires_ns and now_ns >= state.expires_ns:
+    if state.activity in ("fetching", "offering") and state.expires_ns and now_ns >= state.expires_ns:
         # The aggregator gave this assignment up long ago; a new hello brings whatever it wants now.
-        state = replace(state, phase="waiting", download=None, offer=None, expires_ns=0, hello_due_ns=now_ns)
+        state = replace(state, activity="waiting", download=None, offer=None, expires_ns=0, hello_due_ns=now_ns)
     commands: list[Command] = []
     if now_ns >= state.hello_due_ns:
         state = replace(state, hello_due_ns=now_ns + state.heartbeat_ns)
@@ -214,9 +214,9 @@ def _tick(state: AgentState, now_ns: int) -> Step:
 def _retry(state: AgentState, now_ns: int) -> Step:
     """Ask or offer again what has met silence."""
     state = replace(state, retry_due_ns=now_ns + SILENCE_NS)
-    if state.phase == "fetching" and state.download is not None:
+    if state.activity == "fetching" and state.download is not None:
         download, get = transfer.retry(state.download)
         return replace(state, download=download), [Publish(get)] if get else []
-    if state.phase == "offering" and state.offer is not None:
+    if state.activity == "offering" and state.offer is not None:
         return state, [Publish(state.offer)]
     return state, []

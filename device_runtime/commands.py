@@ -19,7 +19,7 @@ def device() -> None:
 @app.command()
 def run(
     config: Annotated[Path, typer.Option("--config", "-c", help="The device's TOML file.")],
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every change of phase.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every change of activity.")] = False,
 ) -> None:
     """Join the federation named in the settings, train what is assigned, until released or interrupted."""
     logging.basicConfig(

@@ -73,7 +73,7 @@ class Device:
         self.begin()
         try:
             while not self.done and not stop.is_set():
-                heart.beat(training=self._state.phase == "training", step_count=self._workshop.step_count)
+                heart.beat(training=self._state.activity == "training", step_count=self._workshop.step_count)
                 self.turn(self.inbox.take(TICK_S))
             return self.end()
         finally:
@@ -167,13 +167,13 @@ class Device:
         self._step(events.Trained(offer, result.update))
 
     def _step(self, event: events.Event) -> None:
-        before = self._state.phase
+        before = self._state.activity
         self._state, commands = agent.step(self._state, event, self._clock.monotonic_ns())
-        self._time_spans(before, self._state.phase)
+        self._time_spans(before, self._state.activity)
         for command in commands:
             self._carry_out(command)
 
-    def _time_spans(self, before: agent.Phase, after: agent.Phase) -> None:
+    def _time_spans(self, before: agent.Activity, after: agent.Activity) -> None:
         if before == after:
             return
         if after == "fetching":

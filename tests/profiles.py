@@ -4,7 +4,7 @@ from device_runtime.profile import record
 from device_runtime.profile.record import absent, derived, measured
 
 NONE = absent("B", "not given")
-NO_PHASE = record.Phase(source="absent", note="offline")
+NO_PHASE = record.PhaseSamples(source="absent", note="offline")
 
 
 def make_case(

@@ -144,7 +144,7 @@ def _layer_pair(name: str, e: Entry) -> Html:
     layers = e.case.layers
     assert layers is not None, "chosen for having them"
     words = (
-        f"{_title(e)}. From a short run of its own with onnxruntime's profiler; the layers sum to"
+        f"{_title(e)}. From a short run of its own with onnxruntime's trace; the layers sum to"
         f" {percent(_plain(layers.explained))} of the timed step."
     )
     shown = [_show("Time by layer", bars, words)] if bars else []
@@ -286,7 +286,7 @@ def _sources() -> Html:
         "Measured: times, memory, counters, temperature, clock, RAPL and INA2xx. Estimated: energy by the PMIC of a"
         " Raspberry Pi 5. Datasheet: limits from a board's file where they could not be measured.",
         "Derived: FLOPs from the artifact's cost table; a layer's bytes from the shapes of its nodes; a layer's time"
-        " from onnxruntime's profiler, less what the profiler adds to every node.",
+        " from onnxruntime's trace, less what tracing adds to every node.",
         f"What a board could not measure is absent ({ABSENT}), never guessed; the JSON file says why.",
         "Download and upload are absent: a profile is taken offline.",
     ]

@@ -35,12 +35,12 @@ def check_tls_files(patient: Patient) -> list[Finding]:
         return [Finding("tls files", "warning", found, "set ca, certificate and key in [link]: docs/how-to/tls.md")]
     missing = [n for n in ("ca", "certificate", "key") if getattr(link, n) and not _readable(getattr(link, n))]
     if missing:
-        told = ", ".join(f"{n} = {getattr(link, n)!r}" for n in missing)
+        words = ", ".join(f"{n} = {getattr(link, n)!r}" for n in missing)
         return [
             Finding(
                 "tls files",
                 "failed",
-                f"cannot be read: {told}",
+                f"cannot be read: {words}",
                 "correct the paths in [link]; ls -l shows who may read",
             )
         ]
@@ -94,7 +94,7 @@ def check_broker_limits(patient: Patient) -> list[Finding]:
 
 def judge_limits(limits: dict[str, int]) -> list[Finding]:
     """The judgement on the limits a broker tells."""
-    told = ", ".join(f"{name} {value}" for name, value in sorted(limits.items())) or "none set"
+    words = ", ".join(f"{name} {value}" for name, value in sorted(limits.items())) or "none set"
     packet = limits.get("packet_bytes_max")
     if packet is not None and packet < PACKET_BYTES_MIN:
         found = f"packets may have {packet} bytes, ours have up to {PACKET_BYTES_MIN}"
@@ -103,7 +103,7 @@ def judge_limits(limits: dict[str, int]) -> list[Finding]:
         ]
     if limits.get("qos_max") == 0:
         return [Finding("broker limits", "failed", "only QoS 0 is allowed, ours is 1", "allow QoS 1 on the broker")]
-    return [Finding("broker limits", "ok", told)]
+    return [Finding("broker limits", "ok", words)]
 
 
 def _pair(link: LinkSettings) -> list[Finding]:

@@ -48,11 +48,11 @@ def check_memory(patient: Patient) -> list[Finding]:
     swap = memory_bytes(patient.root, "SwapTotal")
     if total is None or free is None:
         return not_checked("memory", "/proc/meminfo tells none")
-    told = f"{free // MIB} MiB of {total // MIB} MiB free, swap {0 if swap is None else swap // MIB} MiB"
+    words = f"{free // MIB} MiB of {total // MIB} MiB free, swap {0 if swap is None else swap // MIB} MiB"
     remedy = "stop other programs (ps aux --sort=-rss | head), or use a smaller model"
     if free < MEMORY_FREE_MIN:
-        return [Finding("memory", "failed", told, remedy)]
-    return [Finding("memory", "warning", told, remedy) if free < MEMORY_FREE_GOOD else Finding("memory", "ok", told)]
+        return [Finding("memory", "failed", words, remedy)]
+    return [Finding("memory", "warning", words, remedy) if free < MEMORY_FREE_GOOD else Finding("memory", "ok", words)]
 
 
 def check_memory_cgroup(patient: Patient) -> list[Finding]:
@@ -85,10 +85,12 @@ def check_temperature(patient: Patient) -> list[Finding]:
     limit = board.limits.temperature_max.value if board and board.limits.temperature_max else None
     if limit is None:
         return [Finding("temperature", "ok", f"{now:.1f} °C; this board's limit is not known")]
-    told = f"{now:.1f} °C; it slows down from {limit:.0f} °C"
+    words = f"{now:.1f} °C; it slows down from {limit:.0f} °C"
     if now >= limit:
-        return [Finding("temperature", "failed", told, COOL)]
-    return [Finding("temperature", "warning", told, COOL) if now >= limit - 10 else Finding("temperature", "ok", told)]
+        return [Finding("temperature", "failed", words, COOL)]
+    if now >= limit - 10:
+        return [Finding("temperature", "warning", words, COOL)]
+    return [Finding("temperature", "ok", words)]
 
 
 def check_throttling(patient: Patient) -> list[Finding]:

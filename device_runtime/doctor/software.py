@@ -66,8 +66,8 @@ def check_packages(patient: Patient) -> list[Finding]:
             findings.append(Finding("packages", "failed", f"{name} is not installed", remedy))
         elif numbers(version) < least:
             findings.append(Finding("packages", "failed", f"{name} {version} is older than {wanted}", remedy))
-    told = ", ".join(f"{name} {installed(name)}" for name in REQUIRED if installed(name))
-    return findings or [Finding("packages", "ok", told)]
+    words = ", ".join(f"{name} {installed(name)}" for name in REQUIRED if installed(name))
+    return findings or [Finding("packages", "ok", words)]
 
 
 def check_runtime(patient: Patient) -> list[Finding]:
@@ -78,12 +78,12 @@ def check_runtime(patient: Patient) -> list[Finding]:
 
 def judge_runtime(present: dict[str, str], patient: Patient) -> list[Finding]:
     """The judgement on a set of onnxruntime distributions and their versions."""
-    told = ", ".join(f"{name} {version}" for name, version in present.items())
+    words = ", ".join(f"{name} {version}" for name, version in present.items())
     if not present:
         return [Finding("onnxruntime", "failed", "no onnxruntime is installed: nothing can train", REINSTALL)]
     if len(present) > 1:
         remedy = f"pip uninstall --yes {' '.join(present)} && {REINSTALL}"
-        return [Finding("onnxruntime", "failed", f"{told} overwrite one another's files", remedy)]
+        return [Finding("onnxruntime", "failed", f"{words} overwrite one another's files", remedy)]
     facts = patient.detection.facts
     arm = facts.architecture in ("aarch64", "arm64")
     if (
@@ -92,9 +92,9 @@ def judge_runtime(present: dict[str, str], patient: Patient) -> list[Finding]:
         and facts.features
         and "asimddp" not in facts.features
     ):
-        found = f"{told} uses instructions that this processor lacks (no asimddp): it dies of SIGILL"
+        found = f"{words} uses instructions that this processor lacks (no asimddp): it dies of SIGILL"
         return [Finding("onnxruntime", "failed", found, "pip install 'onnxruntime>=1.22'")]
-    return [Finding("onnxruntime", "ok", told)]
+    return [Finding("onnxruntime", "ok", words)]
 
 
 def check_engine(patient: Patient) -> list[Finding]:
@@ -156,10 +156,10 @@ def check_board(patient: Patient) -> list[Finding]:
     detection = patient.detection
     if detection.board is None:
         return [Finding("board", "warning", "; ".join(detection.reasons), "espalier boards detect")]
-    told = f"{detection.board.id}: {'; '.join(detection.reasons)}"
+    words = f"{detection.board.id}: {'; '.join(detection.reasons)}"
     if detection.doubts:
-        return [Finding("board", "warning", f"{told}; but {'; '.join(detection.doubts)}", "espalier boards detect")]
-    return [Finding("board", "ok", told)]
+        return [Finding("board", "warning", f"{words}; but {'; '.join(detection.doubts)}", "espalier boards detect")]
+    return [Finding("board", "ok", words)]
 
 
 def installed(name: str) -> str | None:

@@ -41,11 +41,11 @@ def check_folder(patient: Patient) -> list[Finding]:
         return [Finding("folder", "failed", f"{str(existing)!r} cannot be written: {error.strerror}", owner)]
     room = os.statvfs(existing)
     free = room.f_bavail * room.f_frsize
-    told = f"{str(folder)!r} can be written, {free // MIB} MiB free"
+    words = f"{str(folder)!r} can be written, {free // MIB} MiB free"
     remedy = f"du -xh {existing} | sort -h | tail"
     if free < FREE_MIN:
-        return [Finding("folder", "failed", told, remedy)]
-    return [Finding("folder", "warning", told, remedy) if free < FREE_GOOD else Finding("folder", "ok", told)]
+        return [Finding("folder", "failed", words, remedy)]
+    return [Finding("folder", "warning", words, remedy) if free < FREE_GOOD else Finding("folder", "ok", words)]
 
 
 def check_data(patient: Patient) -> list[Finding]:
@@ -77,10 +77,10 @@ def check_card_wear(patient: Patient) -> list[Finding]:
     disks = sorted((patient.root / "sys/block").glob("mmcblk[0-9]"))
     if not disks:
         return not_checked("card wear", "there is no SD card or eMMC")
-    told = _written(patient.root, disks[0])
+    words = _written(patient.root, disks[0])
     if not _journal_is_volatile(patient.root) and (patient.root / "var/log/journal").is_dir():
-        return [Finding("card wear", "warning", f"{told}; the journal is written to it as well", VOLATILE)]
-    return [Finding("card wear", "ok", told)]
+        return [Finding("card wear", "warning", f"{words}; the journal is written to it as well", VOLATILE)]
+    return [Finding("card wear", "ok", words)]
 
 
 def _written(root: Path, disk: Path) -> str:

@@ -36,24 +36,24 @@ from device_runtime.profile.record import (
 from device_runtime.profile.tally import CaseJob, Findings, payload, tally
 from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, decode_manifest
 
-Told = Callable[[str, float], None]  # what is done, and the share of it that is done
+Progress = Callable[[str, float], None]  # what is done, and the share of it that is done
 TIMES = Times(time.perf_counter_ns, time.sleep)
 _LAYER_SECONDS_MAX = 10.0
 _FRESH, _SHARED = "in a fresh process", "in the process of the whole run: not quite cold"
 
 
-def run_case(job: CaseJob, told: Told) -> Case:
+def run_case(job: CaseJob, progress: Progress) -> Case:
     """Run it. Raises EngineError where the engine cannot open or run the artifact."""
     with Counters() as counters:  # before the engine's threads exist, so that they inherit them
         meter, note = find_meter(fit=Fit(*job.fit) if job.fit else None)
-        return _Run(job, told, Instruments(Thermometer(), meter, note, counters)).case()
+        return _Run(job, progress, Instruments(Thermometer(), meter, note, counters)).case()
 
 
 class _Run:
     """The state of one case."""
 
-    def __init__(self, job: CaseJob, told: Told, instruments: Instruments) -> None:
-        self._job, self._told, self._instruments = job, told, instruments
+    def __init__(self, job: CaseJob, progress: Progress, instruments: Instruments) -> None:
+        self._job, self._progress, self._instruments = job, progress, instruments
         self._memory_before = memory_use()
         self._how_cold = _FRESH if job.is_fresh else _SHARED
         raw = (Path(job.artifact) / MANIFEST_FILE).read_bytes()
@@ -73,9 +73,9 @@ class _Run:
         step = work.stepper(self._batches)
         cold = msgspec.structs.replace(cold, first_step=measured(_timed(step), "ns", self._how_cold))
         load = sample(work.load, plan.phase_repeats)
-        self._told("warm-up", 0.0)
+        self._progress("warm-up", 0.0)
         with _no_garbage_collection():
-            warm = warm_up(step, plan, TIMES, lambda share: self._told("warm-up", share))
+            warm = warm_up(step, plan, TIMES, lambda share: self._progress("warm-up", share))
             idle_before = self._instruments.idle_watts(plan.idle_seconds)
             repeats = self._repeats(step, at_start)
             idle = (idle_before, self._instruments.idle_watts(plan.idle_seconds))
@@ -101,7 +101,7 @@ class _Run:
 
     def _open(self) -> tuple[Cold, str, Round]:
         job = self._job
-        self._told("opening the artifact", 0.0)
+        self._progress("opening the artifact", 0.0)
         start = time.perf_counter_ns()
         import_onnxruntime()
         engine = self._kind.load_engine()
@@ -123,10 +123,10 @@ class _Run:
         found = []
         for index in range(plan.repeats):
             name = f"repeat {index + 1} of {plan.repeats}"
-            self._told(name, 0.0)
+            self._progress(name, 0.0)
             cooled = cool_down(tools.thermometer.temperature_c, at_start, plan, TIMES)
             before = tools.begin(cooled)
-            samples = repeat(step, plan, TIMES, functools.partial(self._told, name))
+            samples = repeat(step, plan, TIMES, functools.partial(self._progress, name))
             found.append(tools.end(before, samples))
         return tuple(found)
 
@@ -134,7 +134,7 @@ class _Run:
         job = self._job
         if not self._kind.tracer:
             return None, f"engine {self._kind.name!r} gives no trace by node"
-        self._told("layers", 0.0)
+        self._progress("layers", 0.0)
         traced = run_traced(
             self._kind,
             Path(job.artifact),
@@ -144,20 +144,20 @@ class _Run:
             threads=job.threads,
             seed=job.seed,
             seconds=min(_LAYER_SECONDS_MAX, job.plan.seconds),
-            told=lambda share: self._told("layers", share),
+            progress=lambda share: self._progress("layers", share),
         )
         found = layers_of(
             traced, self.manifest, self._kept, self._kind.kernel_cost,
             batch=job.batch, timed_p50_ns=timed_p50_ns, roof=job.roof,
         )  # fmt: skip
-        return found, "from a short run of its own, with onnxruntime's profiler"
+        return found, "from a short run of its own, with onnxruntime's trace of every node"
 
     def _soak(self, step: Callable[[], None]) -> Soak:
         total = self._job.plan.soak_minutes
         minutes: list[SoakMinute] = []
         while (left := total - len(minutes)) > 0.01:
             index = len(minutes)
-            self._told(f"soak, minute {index + 1}", index / total)
+            self._progress(f"soak, minute {index + 1}", index / total)
             minutes.append(self._soak_minute(step, 60.0 * min(1.0, left)))
         return Soak(minutes=tuple(minutes), slowdown=slowdown(minutes))
 

@@ -14,7 +14,7 @@ from device_runtime.data import Samples
 from device_runtime.engines import Trainer
 from device_runtime.engines.kind import EngineKind
 from device_runtime.engines.trace import PARTS, Node, Place, TracedTrainer
-from device_runtime.profile.methodology import Told
+from device_runtime.profile.methodology import ShareDone
 from device_runtime.profile.record import Layer, Layers, Roof, derived, measured
 from device_runtime.profile.roofline import point
 from device_runtime.profile.subject import LEARNING_RATE
@@ -54,7 +54,7 @@ class Traced:
 
 def run_traced(
     kind: EngineKind, artifact: Path, manifest: Manifest, sent: Mapping[str, Kept], batches: Sequence[Samples],
-    *, threads: int, seed: int, seconds: float, told: Told,
+    *, threads: int, seed: int, seconds: float, progress: ShareDone,
 ) -> Traced:  # fmt: skip
     """Step with and without a trace in turn, for about so many seconds, on an engine that has a tracer."""
     with tempfile.TemporaryDirectory(prefix="espalier-trace-") as folder:
@@ -73,7 +73,7 @@ def run_traced(
                     trainer.step(batch.x, batch.y, LEARNING_RATE)
                     times[is_traced].append(time.perf_counter_ns() - start)
             blocks += 1
-            told(min(1.0, (time.perf_counter() - begin) / seconds))
+            progress(min(1.0, (time.perf_counter() - begin) / seconds))
         return Traced(traced.nodes(), traced.place, times[True], times[False])
 
 
@@ -111,9 +111,9 @@ def layers_of(
         node_count=len(traced.nodes),
         profiler_per_node=derived(tracing_us * 1000, "ns", "duration of the cheapest node, taken off every node"),
         total=derived(total, "ns"),
-        interleaved_step=measured(interleaved, "ns", "steps without the profiler, in turn with profiled ones"),
+        interleaved_step=measured(interleaved, "ns", "steps without a trace, in turn with traced ones"),
         explained=derived(total / timed_p50_ns, "1", "of the timed step's p50"),
-        explained_interleaved=derived(total / interleaved, "1", "of the step in turn with profiled ones"),
+        explained_interleaved=derived(total / interleaved, "1", "of the step in turn with traced ones"),
     )
 
 

@@ -18,7 +18,7 @@ REPEATS_MIN = 3
 
 Step = Callable[[], None]
 Nanoseconds = Callable[[], int]
-Told = Callable[[float], None]  # hears the share done, 0 to 1
+ShareDone = Callable[[float], None]  # hears the share done, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def quick_plan(soak_minutes: float = 0.0) -> Plan:
     )
 
 
-def warm_up(step: Step, plan: Plan, times: Times, told: Told) -> WarmUp:
+def warm_up(step: Step, plan: Plan, times: Times, progress: ShareDone) -> WarmUp:
     """Run steps until their times are stable, for at least so many steps or seconds, and at most the plan's limit."""
     begin, samples = times.clock_ns(), list[int]()
     while True:
@@ -54,7 +54,7 @@ def warm_up(step: Step, plan: Plan, times: Times, told: Told) -> WarmUp:
         end = times.clock_ns()
         samples.append(end - start)
         elapsed = (end - begin) / 1e9
-        told(min(1.0, elapsed / plan.warm_up_seconds_max))
+        progress(min(1.0, elapsed / plan.warm_up_seconds_max))
         enough = len(samples) >= plan.warm_up_steps_min or elapsed >= plan.warm_up_seconds
         if enough and is_stable(samples):
             return WarmUp(steps=len(samples), seconds=elapsed, is_stable=True)
@@ -72,7 +72,7 @@ def is_stable(samples: Sequence[int]) -> bool:
     return abs(last - before) <= WITHIN * before
 
 
-def repeat(step: Step, plan: Plan, times: Times, told: Told) -> tuple[int, ...]:
+def repeat(step: Step, plan: Plan, times: Times, progress: ShareDone) -> tuple[int, ...]:
     """One repeat: the wall time of every step in ns, for at least the plan's seconds and steps."""
     begin, samples = times.clock_ns(), list[int]()
     while True:
@@ -84,7 +84,7 @@ def repeat(step: Step, plan: Plan, times: Times, told: Told) -> tuple[int, ...]:
         if elapsed >= plan.seconds and len(samples) >= plan.steps_min:
             return tuple(samples)
         if len(samples) % 64 == 1:  # telling costs time, and is not part of a step
-            told(min(1.0, elapsed / plan.seconds))
+            progress(min(1.0, elapsed / plan.seconds))
 
 
 def cool_down(temperature: Callable[[], float | None], at_start: float | None, plan: Plan, times: Times) -> float:

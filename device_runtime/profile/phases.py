@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from device_runtime.data import Samples
 from device_runtime.engines import Trainer
-from device_runtime.profile.record import Phase
+from device_runtime.profile.record import PhaseSamples
 from device_runtime.profile.subject import LEARNING_RATE
 from device_runtime.training import value_type
 from device_runtime.wire.draws import Draws
@@ -16,7 +16,7 @@ from device_runtime.wire.manifest import Manifest
 from device_runtime.wire.submodel import decode_kept, decode_supports, encode_kept, encode_supports
 from device_runtime.wire.support import Kept
 
-OFFLINE = Phase(source="absent", note="an offline profile moves no bytes; a round's measurement has this phase")
+OFFLINE = PhaseSamples(source="absent", note="an offline profile moves no bytes; a round's measurement has this phase")
 
 
 class Round:
@@ -61,7 +61,7 @@ class Round:
         return Draws(self._seed, "profile rounding", name)
 
 
-def sample(call: Callable[[], object], repeats: int) -> Phase:
+def sample(call: Callable[[], object], repeats: int) -> PhaseSamples:
     """Call so often, and keep wall and CPU time of each; absent where the numbers can no longer be sent."""
     wall, cpu = [], []
     for _ in range(repeats):
@@ -69,7 +69,7 @@ def sample(call: Callable[[], object], repeats: int) -> Phase:
         try:
             call()
         except LocalWireError as error:
-            return Phase(source="absent", note=str(error))
+            return PhaseSamples(source="absent", note=str(error))
         wall.append(time.perf_counter_ns() - start)
         cpu.append(time.process_time_ns() - busy)
-    return Phase(source="measured", wall_ns=tuple(wall), cpu_ns=tuple(cpu))
+    return PhaseSamples(source="measured", wall_ns=tuple(wall), cpu_ns=tuple(cpu))

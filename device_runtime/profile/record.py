@@ -79,7 +79,7 @@ class Distribution(_Strict, frozen=True, kw_only=True):
     mad: int
 
 
-class Phase(_Strict, frozen=True, kw_only=True):
+class PhaseSamples(_Strict, frozen=True, kw_only=True):
     """Every sample of a phase in ns, in order: wall time, and CPU time of all threads. Empty when absent."""
 
     source: Literal["measured", "absent"]
@@ -178,7 +178,7 @@ class Payload(_Strict, frozen=True, kw_only=True):
 
 
 class Layer(_Strict, frozen=True, kw_only=True):
-    """One layer in one pass of a step. `time` is `time_raw` less what the profiler adds to every node."""
+    """One layer in one pass of a step. `time` is `time_raw` less what tracing adds to every node."""
 
     layer: str
     step_part: str
@@ -199,7 +199,7 @@ class Layer(_Strict, frozen=True, kw_only=True):
 
 class Layers(_Strict, frozen=True, kw_only=True):
     """The per-layer view of a short run of its own. `explained` is the sum over layers against the timed step's p50,
-    `explained_interleaved` against unprofiled steps run in turn with the profiled ones."""
+    `explained_interleaved` against plain steps run in turn with the traced ones."""
 
     rows: tuple[Layer, ...]
     profiled_steps: int
@@ -254,10 +254,10 @@ class Case(_Strict, frozen=True, kw_only=True):
     batch: int
     cold: Cold
     warm_up: WarmUp
-    download: Phase
-    load: Phase
-    serialise: Phase
-    upload: Phase
+    download: PhaseSamples
+    load: PhaseSamples
+    serialise: PhaseSamples
+    upload: PhaseSamples
     step: Distribution
     repeats: tuple[Repeat, ...]
     spread: Value

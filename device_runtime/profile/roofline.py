@@ -17,7 +17,7 @@ import numpy as np
 from device_runtime.boards.tiny_graphs import matmul_graph
 from device_runtime.engines.session import open_session
 from device_runtime.metering.memory import memory_use
-from device_runtime.profile.methodology import Told
+from device_runtime.profile.methodology import ShareDone
 from device_runtime.profile.record import Bound, Roof, Value, absent, measured
 
 MATRIX = 512
@@ -25,13 +25,13 @@ ARRAY_BYTES = 64 * 1024 * 1024
 ROUNDS = 5
 
 
-def measure_roof(threads: int, seconds: float, told: Told) -> Roof:
+def measure_roof(threads: int, seconds: float, progress: ShareDone) -> Roof:
     """Measure both limits in about so many seconds."""
     share = seconds / (2 * ROUNDS)
     product, flops = _matmul(threads)
-    compute = tuple(_rates(product, flops, share, lambda done: told(done / 2)))
+    compute = tuple(_rates(product, flops, share, lambda done: progress(done / 2)))
     add, moved = _add(threads)
-    bandwidth = tuple(_rates(add, moved, share, lambda done: told(0.5 + done / 2)))
+    bandwidth = tuple(_rates(add, moved, share, lambda done: progress(0.5 + done / 2)))
     return Roof(
         threads=threads,
         compute=measured(max(compute), "GFLOP/s", f"onnxruntime MatMul, float32, {MATRIX}³, {threads} threads"),
@@ -41,7 +41,7 @@ def measure_roof(threads: int, seconds: float, told: Told) -> Roof:
     )
 
 
-def _rates(call: Callable[[], object], amount: float, seconds: float, told: Told) -> list[float]:
+def _rates(call: Callable[[], object], amount: float, seconds: float, progress: ShareDone) -> list[float]:
     """The rate of the best call of each round."""
     call()
     rates = []
@@ -52,7 +52,7 @@ def _rates(call: Callable[[], object], amount: float, seconds: float, told: Told
             call()
             best = min(best, time.perf_counter() - start)
         rates.append(amount / best / 1e9)
-        told((done + 1) / ROUNDS)
+        progress((done + 1) / ROUNDS)
     return rates
 
 
@@ -88,12 +88,12 @@ class Point:
 def point(flops: int, tensor_bytes: int, seconds: float, roof: Roof) -> Point:
     """Where `flops` executed in `seconds` over `tensor_bytes` stand; absent what cannot be known."""
     if not flops or seconds <= 0:
-        nothing = "counts no FLOPs" if not flops else "too short for the profiler's clock"
+        nothing = "counts no FLOPs" if not flops else "too short for the trace's clock"
         return Point(absent("FLOP/B", nothing), absent("GFLOP/s", nothing), absent("1", nothing), "")
     rate = flops / seconds / 1e9
     measured_rate = _of("GFLOP/s", rate)
     if not tensor_bytes:
-        lacking = "the profiler gave no shapes"
+        lacking = "the trace gave no shapes"
         return Point(absent("FLOP/B", lacking), measured_rate, absent("1", lacking), "")
     intensity = flops / tensor_bytes
     if roof.compute.value is None or roof.bandwidth.value is None:

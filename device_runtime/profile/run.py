@@ -7,7 +7,7 @@ from pathlib import Path
 
 from device_runtime.metering.system import usable_cores
 from device_runtime.profile import subject
-from device_runtime.profile.case import Told
+from device_runtime.profile.case import Progress
 from device_runtime.profile.preflight import machine, preflight
 from device_runtime.profile.record import Case, Machine, Plan, Profile, Roof, Subject, Value, absent
 from device_runtime.profile.tally import CaseJob
@@ -19,7 +19,7 @@ from firmware_profiles.measured import roofs
 from firmware_profiles.schema import Board, Number
 
 _ROOF_SECONDS, _ROOF_SECONDS_QUICK = 4.0, 1.5
-Carry = Callable[[Job, Told], Case | Roof]
+Carry = Callable[[Job, Progress], Case | Roof]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class Request:
     plan: Plan
 
 
-def run_profile(request: Request, told: Callable[[str, float], None], carry: Carry = in_own_process) -> Profile:
-    """Run it; `told` hears what is being done, and the share of the whole that is done.
+def run_profile(request: Request, progress: Progress, carry: Carry = in_own_process) -> Profile:
+    """Run it; `progress` hears what is being done, and the share of the whole that is done.
 
-    Raises UsageError for a sparsity out of range, EngineError where no case can be run; one that cannot is told in the
-    profile's failures.
+    Raises UsageError for a sparsity out of range, EngineError where no case can be run; one that cannot stands among
+    the profile's failures.
     """
     plan, threads = request.plan, request.threads or usable_cores()
     manifests = [decode_manifest((folder / MANIFEST_FILE).read_bytes()) for folder in request.artifacts]
@@ -48,7 +48,7 @@ def run_profile(request: Request, told: Callable[[str, float], None], carry: Car
     before = preflight(record, plan, threads)
     stages = 1 + len(request.artifacts) * len(request.sparsities)
     seconds = _ROOF_SECONDS_QUICK if plan.is_quick else _ROOF_SECONDS
-    roof = _roof(carry, RoofJob(threads=threads, seconds=seconds), detection, _part(told, "", 0, stages))
+    roof = _roof(carry, RoofJob(threads=threads, seconds=seconds), detection, _part(progress, "", 0, stages))
     cases: list[Case] = []
     failures: list[str] = []
     for folder, manifest in zip(request.artifacts, manifests, strict=True):
@@ -56,7 +56,7 @@ def run_profile(request: Request, told: Callable[[str, float], None], carry: Car
             job = _job(request, folder, sparsity, threads, roof, record, detection, has_soak=not cases)
             name = f"{manifest.engine} at sparsity {sparsity:g}: "
             try:
-                case = carry(job, _part(told, name, 1 + len(cases) + len(failures), stages))
+                case = carry(job, _part(progress, name, 1 + len(cases) + len(failures), stages))
             except EngineError as error:  # the other cases still count
                 failures.append(f"{name}{error}")
                 continue
@@ -99,10 +99,10 @@ def _job(
     )
 
 
-def _roof(carry: Carry, job: RoofJob, detection: Detection, told: Told) -> Roof:
+def _roof(carry: Carry, job: RoofJob, detection: Detection, progress: Progress) -> Roof:
     """Measured here; where that fails, the board file's numbers, labelled so."""
     try:
-        found = carry(job, told)
+        found = carry(job, progress)
     except EngineError as error:
         return datasheet_roof(detection.board, job.threads, str(error))
     assert isinstance(found, Roof), "a roof's job gives a roof"
@@ -136,11 +136,11 @@ def _subject(manifest: Manifest, seed: int) -> Subject:
     )
 
 
-def _part(told: Callable[[str, float], None], name: str, stage: int, stages: int) -> Told:
+def _part(progress: Progress, name: str, stage: int, stages: int) -> Progress:
     """Progress of one stage as progress of the whole; within a case the repeats are most of the time."""
 
     def hear(doing: str, share: float) -> None:
-        told(name + doing, (stage + _within(doing, share)) / stages)
+        progress(name + doing, (stage + _within(doing, share)) / stages)
 
     return hear
 

@@ -109,7 +109,7 @@ def _layers(title: str, layers: Layers) -> Table:
 def _explained(layers: Layers) -> str:
     return (
         f"the layers explain {percent(layers.explained)} of the timed step and "
-        f"{percent(layers.explained_interleaved)} of unprofiled steps in between"
+        f"{percent(layers.explained_interleaved)} of untraced steps in between"
     )
 
 

@@ -15,7 +15,7 @@ from device_runtime.profile.record import (
     Cold,
     Memory,
     Payload,
-    Phase,
+    PhaseSamples,
     Plan,
     Repeat,
     Roof,
@@ -54,8 +54,8 @@ class Findings:
     engine_version: str
     cold: Cold
     warm_up: WarmUp
-    load: Phase
-    serialise: Phase
+    load: PhaseSamples
+    serialise: PhaseSamples
     repeats: tuple[Repeat, ...]
     idle_watts: tuple[float | None, float | None]
     sensor: str
@@ -133,6 +133,6 @@ def payload(params: int, supports: int, update: int | None) -> Payload:
     )
 
 
-def typical(phase: Phase) -> float | None:
+def typical(phase: PhaseSamples) -> float | None:
     """The median wall time of a phase in ns, None where it is absent."""
     return statistics.median(phase.wall_ns) if phase.wall_ns else None

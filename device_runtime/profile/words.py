@@ -9,8 +9,8 @@ def soak_sentence(soak: Soak) -> str:
     change = "" if soak.slowdown.value is None else f" ({100 * soak.slowdown.value:+.1f} %)"
     known = [m.temperature.value for m in soak.minutes if m.temperature.value is not None]
     warmth = f"; {known[0]:.0f} °C to {max(known):.0f} °C" if known else ""
-    told = [f"minute {i}: {', '.join(m.events)}" for i, m in enumerate(soak.minutes, start=1) if m.events]
-    events = f"; {'; '.join(told)}" if told else ""
+    eventful = [f"minute {i}: {', '.join(m.events)}" for i, m in enumerate(soak.minutes, start=1) if m.events]
+    events = f"; {'; '.join(eventful)}" if eventful else ""
     minutes = sum(m.seconds for m in soak.minutes) / 60
     return f"a soak of {minutes:.3g} min: {rates} in the last{change}{warmth}{events}"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from device_runtime.profile.case import Told, run_case
+from device_runtime.profile.case import Progress, run_case
 from device_runtime.profile.record import Case, Roof
 from device_runtime.profile.roofline import measure_roof
 from device_runtime.profile.tally import CaseJob
@@ -40,14 +40,14 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     error: str = ""
 
 
-def carry_out(job: Job, told: Told) -> Case | Roof:
+def carry_out(job: Job, progress: Progress) -> Case | Roof:
     """Carry out a job in this process."""
     if isinstance(job, RoofJob):
-        return measure_roof(job.threads, job.seconds, lambda share: told("roofline", share))
-    return run_case(job, told)
+        return measure_roof(job.threads, job.seconds, lambda share: progress("roofline", share))
+    return run_case(job, progress)
 
 
-def in_own_process(job: Job, told: Told) -> Case | Roof:
+def in_own_process(job: Job, progress: Progress) -> Case | Roof:
     """Carry out a job in a fresh process; in this one, and saying so, where no process of this Python can be started
     (under QEMU's user mode). Raises EngineError with its error, or with how it ended."""
     command = [sys.executable, "-m", "device_runtime.profile.worker"]
@@ -55,21 +55,21 @@ def in_own_process(job: Job, told: Told) -> Case | Roof:
         try:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints)
         except OSError:
-            return _here(job, told)
+            return _here(job, progress)
         with process:
             try:
-                last = _converse(process, job, told)
+                last = _converse(process, job, progress)
                 status = process.wait()
             finally:
                 process.kill()
         complaints.seek(0)
         words = complaints.read()
         if status in _NOT_STARTED and last == Line() and not words:
-            return _here(job, told)
+            return _here(job, progress)
         return _outcome(last, status, words)
 
 
-def _converse(process: "subprocess.Popen[bytes]", job: Job, told: Told) -> Line:
+def _converse(process: "subprocess.Popen[bytes]", job: Job, progress: Progress) -> Line:
     """Give the job, hear the progress; the last line."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -80,12 +80,12 @@ def _converse(process: "subprocess.Popen[bytes]", job: Job, told: Told) -> Line:
     for raw in process.stdout:
         last = msgspec.json.decode(raw, type=Line)
         if last.doing:
-            told(last.doing, last.share)
+            progress(last.doing, last.share)
     return last
 
 
-def _here(job: Job, told: Told) -> Case | Roof:
-    return carry_out(msgspec.structs.replace(job, is_fresh=False) if isinstance(job, CaseJob) else job, told)
+def _here(job: Job, progress: Progress) -> Case | Roof:
+    return carry_out(msgspec.structs.replace(job, is_fresh=False) if isinstance(job, CaseJob) else job, progress)
 
 
 def _outcome(last: Line, status: int, complaints: str) -> Case | Roof:

@@ -59,9 +59,9 @@ def test_update_offered_before_a_kill_is_pulled_from_the_spool_after_it(
     with fleet(OPTIONS, tmp_path / "run", broker.port) as run:
         run.start_all()
         run.wait_for("round_opened", round_index=2)
-        wait_until(lambda: _phase(run, "device-02", "fetching -> training", 2), 20, "training of round 2")
+        wait_until(lambda: _activity(run, "device-02", "fetching -> training", 2), 20, "training of round 2")
         run.signal("aggregator", SIGSTOP)
-        wait_until(lambda: _phase(run, "device-02", "training -> offering", 2), 20, "offer of round 2")
+        wait_until(lambda: _activity(run, "device-02", "training -> offering", 2), 20, "offer of round 2")
         time.sleep(0.1)  # the offer is on its way to the broker
         run.end("device-02", SIGKILL)
         run.signal("aggregator", SIGCONT)
@@ -71,7 +71,7 @@ def test_update_offered_before_a_kill_is_pulled_from_the_spool_after_it(
         assert run.log("device-02").count("round 2 trained") == 1, "nothing was trained twice"
 
 
-def _phase(run: Fleet, name: str, change: str, times: int) -> bool:
+def _activity(run: Fleet, name: str, change: str, times: int) -> bool:
     return run.log(name).count(change) >= times
 
 

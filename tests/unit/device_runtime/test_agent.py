@@ -105,15 +105,15 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("before", "event", "phase", "commands"), TABLE)
-def test_transition(before, event, phase, commands):
+@pytest.mark.parametrize(("before", "event", "activity", "commands"), TABLE)
+def test_transition(before, event, activity, commands):
     state, issued = step(STATES[before], event, 1)
-    assert (state.phase, kinds(issued)) == (phase, commands)
+    assert (state.activity, kinds(issued)) == (activity, commands)
 
 
-@pytest.mark.parametrize(("phase", "retried"), [("fetching", Get), ("offering", Offer)])
-def test_what_met_silence_is_said_again_after_a_while(phase, retried):
-    state, commands = step(STATES[phase], Tick(), agent.SILENCE_NS - 1)
+@pytest.mark.parametrize(("activity", "retried"), [("fetching", Get), ("offering", Offer)])
+def test_what_met_silence_is_said_again_after_a_while(activity, retried):
+    state, commands = step(STATES[activity], Tick(), agent.SILENCE_NS - 1)
     assert commands == []
     state, commands = step(state, Tick(), agent.SILENCE_NS)
     assert [type(c.message) for c in commands if isinstance(c, Publish)] == [retried]
@@ -142,7 +142,7 @@ def test_several_blobs_are_pulled_one_after_the_other():
     state, commands = step(state, Received(cut_chunk(BLOB, SHA, 0)), 0)
     assert kinds(commands) == ["StoreBlob", "Get"]
     state, commands = step(state, Received(cut_chunk(other, sha256_hex(other), 1)), 0)
-    assert (state.phase, kinds(commands)) == ("fetching", [])
+    assert (state.activity, kinds(commands)) == ("fetching", [])
     state, commands = step(state, Received(cut_chunk(other, sha256_hex(other), 0)), 0)
     assert commands == [StoreBlob(sha256_hex(other), other), Train(A)]
 
@@ -155,26 +155,28 @@ def test_a_device_that_is_to_stay_does_not_leave_when_released():
 def test_a_receipt_of_another_update_does_not_end_the_offering():
     other = Receipt(assignment_id=A.id, update_sha=fakes.sha("other"), verdict="late")
     state, commands = step(STATES["offering"], Received(other), 0)
-    assert (state.phase, state.offer, commands) == ("offering", OFFER, [Unspool(other)])
+    assert (state.activity, state.offer, commands) == ("offering", OFFER, [Unspool(other)])
 
 
-@pytest.mark.parametrize("phase", ["waiting", "offering"])  # waiting: offered in an earlier life, served from the spool
-def test_an_answered_assignment_is_not_carried_out_again(phase):
-    state, _ = step(STATES[phase], Received(RECEIPT), 0)
+@pytest.mark.parametrize(
+    "activity", ["waiting", "offering"]
+)  # waiting: offered in an earlier life, served from the spool
+def test_an_answered_assignment_is_not_carried_out_again(activity):
+    state, _ = step(STATES[activity], Received(RECEIPT), 0)
     assert step(state, Assigned(A, (), None), 0) == (state, [])
     assert step(state, Assigned(B, (), None), 0)[1] == [Train(B)]
 
 
-@pytest.mark.parametrize("phase", ["fetching", "offering"])
-def test_an_expired_assignment_is_given_up_and_asked_about(phase):
+@pytest.mark.parametrize("activity", ["fetching", "offering"])
+def test_an_expired_assignment_is_given_up_and_asked_about(activity):
     expiry = int(A.ttl_s * agent.SECOND_NS)
-    assert step(STATES[phase], Tick(), expiry - 1)[0].phase == phase
-    state, commands = step(STATES[phase], Tick(), expiry)
-    assert (state.phase, kinds(commands)) == ("waiting", ["Hello"])
+    assert step(STATES[activity], Tick(), expiry - 1)[0].activity == activity
+    state, commands = step(STATES[activity], Tick(), expiry)
+    assert (state.activity, kinds(commands)) == ("waiting", ["Hello"])
 
 
 def test_a_training_is_never_given_up_half_way():
-    assert step(STATES["training"], Tick(), FUTURE)[0].phase == "training"
+    assert step(STATES["training"], Tick(), FUTURE)[0].activity == "training"
 
 
 def test_a_reason_longer_than_the_wire_takes_is_cut():
@@ -230,7 +232,7 @@ def test_in_every_conversation(events, fails):
                     assert isinstance(message, Hello | Refusal)
                 case _:
                     assert isinstance(command, StoreBlob | Serve | Unspool | Leave)
-        assert (state.phase == "training") == (running is not None)
+        assert (state.activity == "training") == (running is not None)
 
 
 @pytest.mark.parametrize(("sha", "is_pulled"), [(OFFER.update_sha, True), (SHA, False)], ids=["update", "profile"])

@@ -102,7 +102,7 @@ def test_a_real_step_is_joined_to_every_layer(engine, optimizer, momentum, roof,
     shares = []
     found = run_traced(
         engine_kind(engine), folder, manifest, values(manifest, chosen, 0), batches(manifest, BATCH, 0),
-        threads=1, seed=0, seconds=0.05, told=shares.append,
+        threads=1, seed=0, seconds=0.05, progress=shares.append,
     )  # fmt: skip
     kept = kept_counts(manifest, chosen)
     layers = layers_of(found, manifest, kept, masked_dense, batch=BATCH, timed_p50_ns=1_000_000, roof=roof)

@@ -5,7 +5,7 @@ import pytest
 from device_runtime.metering.counters import Count, Counters
 from device_runtime.metering.thermal import Thermometer
 from device_runtime.profile.instruments import Instruments, energy, per_step
-from device_runtime.profile.record import Phase, absent, derived, labelled, measured
+from device_runtime.profile.record import PhaseSamples, absent, derived, labelled, measured
 from device_runtime.profile.subject import supports, values
 from device_runtime.profile.tally import CaseJob, payload, tally, typical
 from device_runtime.wire.cost import masked_dense
@@ -108,8 +108,8 @@ def test_counters_per_step(make_repeat):
 
 
 def test_the_median_of_a_phase():
-    assert typical(Phase(source="measured", wall_ns=(9, 1, 5), cpu_ns=(1, 1, 1))) == 5
-    assert typical(Phase(source="absent", note="why")) is None
+    assert typical(PhaseSamples(source="measured", wall_ns=(9, 1, 5), cpu_ns=(1, 1, 1))) == 5
+    assert typical(PhaseSamples(source="absent", note="why")) is None
 
 
 class FakeCounters(Counters):
