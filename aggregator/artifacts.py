@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx import ModelProto
-
 from device_runtime.engines.registry import engine_names
 from device_runtime.store import BlobStore
 from device_runtime.wire.errors import EngineError
@@ -13,6 +11,7 @@ from device_runtime.wire.manifest import Manifest
 from device_runtime.wire.tensors import encode_files
 from export.artifacts.spec import ArtifactSpec
 from export.artifacts.writers import writer_of
+from export.forward.model import ForwardModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Artifact:
 class Artifacts:
     """Builds what is asked for, once, and remembers what cannot be built."""
 
-    def __init__(self, folder: Path, blobs: BlobStore, model: ModelProto, spec: ArtifactSpec) -> None:
+    def __init__(self, folder: Path, blobs: BlobStore, model: ForwardModel, spec: ArtifactSpec) -> None:
         self._folder = folder
         self._blobs = blobs
         self._model, self._spec = model, spec

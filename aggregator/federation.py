@@ -27,7 +27,6 @@ from device_runtime.wire.submodel import decode_supports, encode_kept, encode_su
 from device_runtime.wire.support import Kept, Support, cut
 from device_runtime.wire.update import decode_update, update_bytes_max
 from export.artifacts.spec import ArtifactSpec
-from export.forward.parameters import initial_params, parameter_table
 from export.forward.values import batch_statistics, forward_with, parameterised_forward
 from export.models.sources import load_model
 from export.steps.optimizers import choose_optimizer
@@ -56,8 +55,8 @@ class Federation:
             zoo=m.name, torch=m.torch, onnx_file=m.onnx, input_shape=settings.input.shape, class_count=m.classes,
             seed=settings.run.seed,
         )  # fmt: skip
-        self.initial = initial_params(self._model)
-        self.parameters = parameter_table(self._model)
+        self.initial = self._model.initial
+        self.parameters = self._model.parameters
         self._shapes = {p.name: p.shape for p in self.parameters}
         self._supports: tuple[Mapping[str, np.ndarray], dict[str, Support]] | None = None
         self._cut_supports: dict[str, dict[str, Support]] = {}  # of the round, by the support blob's SHA-256
@@ -122,7 +121,7 @@ class Federation:
     @property
     def has_statistics(self) -> bool:
         """Whether the model has running statistics, which are the sparse model's: the dense one's are not known."""
-        return "statistic" in self._roles.values()
+        return self._model.has_statistics
 
     def start(self) -> RunState:
         """The state before round 1."""
@@ -323,5 +322,4 @@ class Federation:
 
     def forward_model(self, params: Mapping[str, np.ndarray]) -> bytes:
         """The inference graph with these parameters, as ONNX bytes."""
-        data: bytes = forward_with(self._model, params).SerializeToString(deterministic=True)
-        return data
+        return forward_with(self._model, params).to_bytes()

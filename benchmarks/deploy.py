@@ -31,7 +31,6 @@ from export.deploy.measure import Cost, measure
 from export.deploy.samples import DataFile
 from export.deploy.source import Source, open_source
 from export.deploy.verification import Side, verify
-from export.forward.parameters import parameter_table
 from export.models.zoo import build_model
 from export.tflite.writer import write_tflite
 
@@ -122,13 +121,15 @@ def converters(arguments: list[str]) -> list[Row]:
 def randomly_pruned(name: str, share: float) -> ModelProto:
     """A zoo model with a random share of its prunable weights zero; biases are drawn, so that constants matter."""
     model = build_model(name, SHAPES.get(name, (3, 32, 32)), 10, seed=1)
-    table = {p.name: p for p in parameter_table(model)}
-    for tensor in model.graph.initializer:
+    table = {p.name: p for p in model.parameters}
+    pruned = ModelProto()
+    pruned.CopyFrom(model.proto)
+    for tensor in pruned.graph.initializer:
         value = numpy_helper.to_array(tensor).copy()
         if table[tensor.name].prunable:
             value[Draws(1, "benchmark", tensor.name).uniform(value.size).reshape(value.shape) < share] = 0.0
         tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-    return model
+    return pruned
 
 
 def dead(arguments: list[str]) -> list[Row]:

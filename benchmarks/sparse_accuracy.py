@@ -35,6 +35,7 @@ from export.deploy.deployment import Request, deploy_onnx, deploy_tflite
 from export.deploy.provenance import Provenance
 from export.deploy.samples import DataFile
 from export.deploy.source import Source
+from export.forward.model import ForwardModel
 
 DEVICES = 3
 Row = dict[str, object]
@@ -140,7 +141,7 @@ def train(options: Options, folder: Path) -> tuple[bytes, Plan, InProcessRun]:
 
 def files(forward: bytes, name: str, input: InputSpec, data: Path, folder: Path) -> Row:
     """Bytes, compressed bytes and accuracy of the deployable forms."""
-    model = onnx.load_from_string(forward)
+    model = ForwardModel(onnx.load_from_string(forward))
     source = Source(model, Provenance(model=name, source_sha="", input=input))
     row: Row = {}
     for form, deploy, int8 in (

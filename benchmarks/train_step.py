@@ -20,7 +20,6 @@ import numpy as np
 from device_runtime.wire.manifest import InputSpec
 from export.artifacts.spec import ArtifactSpec
 from export.artifacts.writers import writer_of
-from export.forward.parameters import initial_params
 from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
 
@@ -92,14 +91,14 @@ def prepare(model_name: str, engines: list[str], batch: int, folder: Path) -> No
     shape = SHAPES.get(model_name, (3, 32, 32))
     model = build_model(model_name, shape, 10, seed=0)
     folder.mkdir()
-    (folder / "forward.onnx").write_bytes(model.SerializeToString())
+    (folder / "forward.onnx").write_bytes(model.to_bytes())
     for engine in {e.partition("@")[0] for e in engines} - {"torch"}:
         spec = ArtifactSpec(
             name=model_name, input=InputSpec(shape=shape), class_count=10, loss="cross_entropy",
             optimizer=choose_optimizer("sgd"),
         )  # fmt: skip
         writer_of(engine)(model, spec, folder / engine)
-    np.savez(folder / "params.npz", **initial_params(model))
+    np.savez(folder / "params.npz", **model.initial)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(batch, *shape)).astype(np.float32)
     np.savez(folder / "batch.npz", x=x, y=rng.integers(0, 10, batch))

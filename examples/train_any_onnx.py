@@ -13,7 +13,6 @@ import onnxruntime
 
 from aggregator.demo.dataset import load_dataset
 from device_runtime.wire.manifest import mask_name
-from export.forward.parameters import initial_params
 from export.models.onnx_import import import_onnx
 from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
@@ -25,13 +24,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "model.onnx"
         if len(sys.argv) == 1:
-            path.write_bytes(build_model("resnet8", (1, 8, 8), 10, seed=3).SerializeToString())
+            path.write_bytes(build_model("resnet8", (1, 8, 8), 10, seed=3).to_bytes())
         model = import_onnx(path)
     step = train_step(model, loss="cross_entropy", optimizer=choose_optimizer("sgd", momentum=0.9))
     train = onnxruntime.InferenceSession(step.train.SerializeToString(), providers=["CPUExecutionProvider"])
     evaluate = onnxruntime.InferenceSession(step.evaluate.SerializeToString(), providers=["CPUExecutionProvider"])
 
-    values = initial_params(model) | {s.name: np.zeros(s.shape, s.dtype) for s in step.states}
+    values = model.initial | {s.name: np.zeros(s.shape, s.dtype) for s in step.states}
     masks = {mask_name(p.name): np.ones(p.shape, bool) for p in step.parameters if p.prunable}
     data = load_dataset("digits", "auto", "resnet8")
     x, y = data.input.apply(data.x_train), data.y_train.astype(np.int64)

@@ -6,7 +6,6 @@ from typing import Annotated, get_args
 
 import msgspec
 import typer
-from onnx import ModelProto
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +16,7 @@ from export.artifacts.spec import ArtifactSpec
 from export.artifacts.summary import ArtifactSummary, summarise
 from export.artifacts.writers import writer_of
 from export.deploy.commands import add_to
+from export.forward.model import ForwardModel
 from export.models.sources import load_model
 from export.models.zoo import MODELS
 from export.steps.optimizers import choose_optimizer
@@ -91,7 +91,7 @@ def _parse_loss(text: str) -> Loss:
 
 def _forward_model(
     model: str | None, torch: str | None, onnx: Path | None, shape: tuple[int, ...], classes: int, seed: int
-) -> tuple[str, ModelProto]:
+) -> tuple[str, ForwardModel]:
     """The name and the forward model of whichever source was given."""
     if sum(source is not None for source in (model, torch, onnx)) != 1:
         raise UsageError("give exactly one of --model, --torch and --onnx")

@@ -4,7 +4,7 @@
     step = train_step(model, loss="cross_entropy", optimizer=choose_optimizer("sgd", momentum=0.9))
     session = onnxruntime.InferenceSession(step.train.SerializeToString())
 
-    values = initial_params(model) | {s.name: np.zeros(s.shape, s.dtype) for s in step.states}
+    values = model.initial | {s.name: np.zeros(s.shape, s.dtype) for s in step.states}
     masks = {mask_name(p.name): np.ones(p.shape, bool) for p in step.parameters if p.prunable}
     for x, y in batches:
         feed = {"input": x, "labels": y, "learning_rate": np.array(0.1, np.float32)}
@@ -23,10 +23,10 @@ from onnx import ModelProto, TensorProto
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import Loss, Optimizer, Parameter, State, mask_name
 from export.forward.batch_moments import BatchMoments
+from export.forward.form import BATCH
+from export.forward.model import ForwardModel
 from export.forward.modes import evaluation_form
-from export.forward.parameters import parameter_table
 from export.gradients.reverse import gradients
-from export.models.graph import BATCH
 from export.steps.losses import LossValues, add_loss, check_output
 from export.steps.step_graph import StepGraph
 from export.steps.update_rules import STEP, Trained, clipped, state_names, update
@@ -58,14 +58,14 @@ class TrainStep:
 
 
 def train_step(
-    model: ModelProto,
+    model: ForwardModel | ModelProto,
     *,
     loss: Loss,
     optimizer: Optimizer,
     trainable: Collection[str] | None = None,
     accumulation: int = 1,
 ) -> TrainStep:
-    """The training step of a forward model in the form that `import_onnx` and `import_torch` give.
+    """The training step of what `import_onnx` and `import_torch` give, or of onnx's model in the same form.
 
     trainable: names of the parameters to train; the others keep their values. None trains all. Running statistics of
     batch normalisations are updated by the forward pass in either case. The loss is the batch's mean, without the
@@ -78,9 +78,10 @@ def train_step(
     """
     if accumulation < 1:
         raise UsageError(f"gradients cannot be accumulated over {accumulation} batches: give 1 or more")
-    table = parameter_table(model)
+    forward = ForwardModel.of(model)
+    table = forward.parameters
     chosen = _chosen(table, trainable)
-    plain = evaluation_form(model)
+    plain = evaluation_form(forward.proto)
     moments = BatchMoments(plain, table)
     train = StepGraph(moments.model, table)
     states = _Training(train, table, loss, optimizer, chosen, moments, accumulation).build()

@@ -49,15 +49,10 @@ class Engine:
 
 def write(model, spec, folder):
     from export.artifacts.folder import finish, whole_folder
-    from export.forward.costs import cost_table
-    from export.forward.parameters import parameter_table
 
     with whole_folder(folder) as unfinished:
         (unfinished / "toy.bin").write_bytes(b"toy")
-        return finish(
-            unfinished, spec, engine="toy", files=("toy.bin",), parameters=parameter_table(model),
-            costs=cost_table(model), graph=model,
-        )
+        return finish(unfinished, spec, engine="toy", files=("toy.bin",), model=model)
 
 
 KIND = EngineKind(

@@ -6,23 +6,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 
-from device_runtime.wire.cost import NodeCost
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import (
     MANIFEST_FILE,
     ArtifactFile,
     Manifest,
     Optimizer,
-    Parameter,
     State,
     encode_manifest,
 )
 from device_runtime.wire.support import sha256_hex
 from export.artifacts.spec import ArtifactSpec
-from export.forward.reading import free_inputs, opset
-from export.models.graph import INPUT, IR_VERSION_MAX, OPSET_MAX, OUTPUT
+from export.forward.form import INPUT, IR_VERSION_MAX, OPSET_MAX, OUTPUT
+from export.forward.model import ForwardModel
+from export.forward.reading import opset
 
 
 def _describe(path: Path) -> ArtifactFile:
@@ -37,16 +36,15 @@ def finish(
     *,
     engine: str,
     files: Iterable[str],
-    parameters: tuple[Parameter, ...],
-    costs: tuple[NodeCost, ...],
-    graph: ModelProto,
+    model: ForwardModel,
+    graph: ModelProto | None = None,
     optimizer: Optimizer | None = None,
     states: tuple[State, ...] = (),
 ) -> Manifest:
     """Write the manifest of a folder that holds all `files`, and give it.
 
-    graph: the one whose opset and IR version a runtime must know. optimizer: the spec's where the engine changes
-    nothing about it.
+    graph: the one whose opset and IR version a runtime must know, the model's own where the engine's files hold none.
+    optimizer: the spec's where the engine changes nothing about it.
     """
     manifest = Manifest(
         model=spec.name,
@@ -55,42 +53,37 @@ def finish(
         class_count=spec.class_count,
         loss=spec.loss,
         optimizer=optimizer or spec.optimizer,
-        parameters=parameters,
-        costs=costs,
+        parameters=model.parameters,
+        costs=model.costs,
         files=tuple(_describe(folder / file) for file in sorted(files)),
-        opset=opset(graph),
-        ir_version=graph.ir_version,
+        opset=opset(graph or model.proto),
+        ir_version=(graph or model.proto).ir_version,
         states=states,
     )
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
     return manifest
 
 
-def check_model(model: ModelProto, spec: ArtifactSpec) -> None:
+def check_model(model: ForwardModel, spec: ArtifactSpec) -> None:
     """Raises UsageError for a model that does not fit the spec's input and outputs, or the oldest runtime."""
-    inputs = free_inputs(model.graph)
-    if [i.name for i in inputs] != [INPUT] or [o.name for o in model.graph.output] != [OUTPUT]:
+    inputs, outputs = model.inputs, model.outputs
+    if list(inputs) != [INPUT] or list(outputs) != [OUTPUT]:
         raise UsageError(
-            f"the model has the inputs {[i.name for i in inputs]} and outputs {[o.name for o in model.graph.output]}: "
+            f"the model has the inputs {list(inputs)} and outputs {list(outputs)}: "
             f"give a model with one input {INPUT!r} and one output {OUTPUT!r}"
         )
-    if model.ir_version > IR_VERSION_MAX or not 0 < opset(model) <= OPSET_MAX:
+    if model.ir_version > IR_VERSION_MAX or not 0 < model.opset <= OPSET_MAX:
         raise UsageError(
-            f"the model has IR version {model.ir_version} and opset {opset(model)}: "
+            f"the model has IR version {model.ir_version} and opset {model.opset}: "
             f"export it with at most IR version {IR_VERSION_MAX} and opset {OPSET_MAX}"
         )
-    shape, result = _sample_shape(inputs[0]), _sample_shape(model.graph.output[0])
+    shape, result = inputs[INPUT], outputs[OUTPUT]
     if shape != spec.input.shape:
         raise UsageError(f"the model takes input of shape {shape}, not {spec.input.shape}: change one of the two")
     if spec.loss == "cross_entropy" and result and result != (spec.class_count,):
         raise UsageError(
             f"the model gives outputs of shape {result}, not {spec.class_count} classes: change one of the two"
         )
-
-
-def _sample_shape(info: ValueInfoProto) -> tuple[int, ...]:
-    """The shape without the batch axis, 0 for an open axis."""
-    return tuple(d.dim_value for d in info.type.tensor_type.shape.dim[1:])
 
 
 @contextmanager

@@ -2,29 +2,24 @@
 
 from pathlib import Path
 
-from onnx import ModelProto
-
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import Manifest, Optimizer
 from export.artifacts.folder import check_model, finish, whole_folder
 from export.artifacts.ort_training_graphs import write_graphs
 from export.artifacts.spec import ArtifactSpec
-from export.forward.costs import cost_table
-from export.forward.parameters import parameter_table
+from export.forward.model import ForwardModel
 
 ENGINE = "ort_training"
 
 
-def write_training_artifact(model: ModelProto, spec: ArtifactSpec, folder: Path) -> Manifest:
+def write_training_artifact(model: ForwardModel, spec: ArtifactSpec, folder: Path) -> Manifest:
     """See `Writer`; raises as it says, EngineError also where onnxruntime-training is missing, and for an optimizer of
     which this engine cannot do what is asked."""
     check_model(model, spec)
     _check_optimizer(spec.optimizer, spec.scores)
-    parameters = parameter_table(model)
-    costs = cost_table(model)
     with whole_folder(folder) as unfinished:
-        files = write_graphs(model, parameters, unfinished, spec.loss, spec.optimizer)
-        return finish(unfinished, spec, engine=ENGINE, files=files, parameters=parameters, costs=costs, graph=model)
+        files = write_graphs(model, unfinished, spec.loss, spec.optimizer)
+        return finish(unfinished, spec, engine=ENGINE, files=files, model=model)
 
 
 def _check_optimizer(optimizer: Optimizer, scores: bool) -> None:

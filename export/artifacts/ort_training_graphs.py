@@ -1,18 +1,18 @@
 """The official graphs of onnxruntime-training for one forward model, mended so that 1.19.2 loads what it wrote."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import ModelProto, NodeProto, helper
+from onnx import NodeProto, helper
 
 from device_runtime.wire.errors import EngineError
-from device_runtime.wire.manifest import Loss, Optimizer, Parameter, mask_name
+from device_runtime.wire.manifest import Loss, Optimizer, mask_name
 from export.artifacts.onnxruntime_training import artifact_generator, without_chatter
+from export.forward.form import IR_VERSION_MAX, OUTPUT
 from export.forward.masking import with_masks
+from export.forward.model import ForwardModel
 from export.forward.modes import evaluation_form, training_form
-from export.models.graph import IR_VERSION_MAX, OUTPUT
 
 LABELS = "labels"
 TRAINING_MODEL = "training_model.onnx"
@@ -23,9 +23,7 @@ NOMINAL_CHECKPOINT = "nominal_checkpoint"
 _ADAM_MODE_TORCH = 0
 
 
-def write_graphs(
-    model: ModelProto, parameters: Sequence[Parameter], folder: Path, loss: Loss, optimizer: Optimizer
-) -> tuple[str, ...]:
+def write_graphs(model: ForwardModel, folder: Path, loss: Loss, optimizer: Optimizer) -> tuple[str, ...]:
     """Write the training, evaluation and (where it applies the step) optimizer graph and the nominal checkpoint.
 
     Gives the names of the files written. Inputs of the first two are `input`, `labels`, then the parameters with the
@@ -34,14 +32,14 @@ def write_graphs(
     Raises EngineError where onnxruntime-training is missing or has no gradient for an operator of the model.
     """
     artifacts, onnxblock = artifact_generator()
-    weights = [p.name for p in parameters if p.prunable]
-    frozen = [p.name for p in parameters if p.role == "statistic"] + [mask_name(w) for w in weights]
+    weights = [p.name for p in model.parameters if p.prunable]
+    frozen = [p.name for p in model.parameters if p.role == "statistic"] + [mask_name(w) for w in weights]
     in_graph = optimizer.where == "graph"
     try:
         with without_chatter():
             artifacts.generate_artifacts(
-                with_masks(training_form(model), weights),
-                requires_grad=[p.name for p in parameters if p.role != "statistic"],
+                with_masks(training_form(model.proto), weights),
+                requires_grad=[p.name for p in model.parameters if p.role != "statistic"],
                 frozen_params=frozen,
                 loss=_loss_block(onnxblock, loss),
                 optimizer=_optimizer_block(onnxblock, optimizer) if in_graph else None,

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import msgspec
-from onnx import ModelProto
 
 from device_runtime.wire.manifest import SCORES_FILE, Manifest
 from export.artifacts.folder import check_model, finish, whole_folder
 from export.artifacts.spec import ArtifactSpec
-from export.forward.costs import cost_table
+from export.forward.model import ForwardModel
 from export.score_graph import score_graph
 from export.train_step import train_step
 
@@ -17,7 +16,7 @@ TRAIN_STEP = "train_step.onnx"
 EVAL = "eval.onnx"
 
 
-def write_portable_artifact(model: ModelProto, spec: ArtifactSpec, folder: Path) -> Manifest:
+def write_portable_artifact(model: ForwardModel, spec: ArtifactSpec, folder: Path) -> Manifest:
     """See `Writer`; raises as it says, and as `train_step` does.
 
     What the graphs take and give is described at `TrainStep`; the optimizer's step is always part of the graph.
@@ -28,11 +27,10 @@ def write_portable_artifact(model: ModelProto, spec: ArtifactSpec, folder: Path)
     graphs = {EVAL: step.evaluate, TRAIN_STEP: step.train}
     if spec.scores:
         graphs[SCORES_FILE] = score_graph(model, spec.loss)
-    costs = cost_table(model)
     with whole_folder(folder) as unfinished:
         for file, graph in graphs.items():
             (unfinished / file).write_bytes(graph.SerializeToString(deterministic=True))
         return finish(
-            unfinished, spec, engine=ENGINE, files=graphs, parameters=step.parameters, costs=costs,
+            unfinished, spec, engine=ENGINE, files=graphs, model=model,
             graph=step.train, optimizer=in_graph, states=step.states,
         )  # fmt: skip

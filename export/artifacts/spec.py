@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from onnx import ModelProto
-
 from device_runtime.wire.manifest import InputSpec, Loss, Manifest, Optimizer
+from export.forward.model import ForwardModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +28,7 @@ class ArtifactSpec:
 class Writer(Protocol):
     """An engine's writer of artifacts, which its `EngineKind` names."""
 
-    def __call__(self, model: ModelProto, spec: ArtifactSpec, folder: Path) -> Manifest:
+    def __call__(self, model: ForwardModel, spec: ArtifactSpec, folder: Path) -> Manifest:
         """Write the artifact of a forward model into `folder` and give its manifest.
 
         The folder appears whole or not at all, replaces an artifact that was there, and is a function of model and

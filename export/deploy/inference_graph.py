@@ -9,7 +9,8 @@ from device_runtime.wire.errors import UsageError
 from export.deploy.dead_units import Cut, cut_dead_units
 from export.deploy.net import Net, read_net, write_net
 from export.deploy.simplify import simplify
-from export.models.graph import BATCH, IR_VERSION_MAX, OUTPUT
+from export.forward.form import BATCH, IR_VERSION_MAX, OUTPUT
+from export.forward.model import ForwardModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,8 @@ class InferenceGraph:
     cuts: tuple[Cut, ...]
 
 
-def inference_graph(model: ModelProto, *, cut: bool = True) -> InferenceGraph:
-    """The inference graph of a forward model in the form of `export.models.onnx_import`.
+def inference_graph(model: ForwardModel, *, cut: bool = True) -> InferenceGraph:
+    """The inference graph of a forward model.
 
     Computes the same up to the rounding of sums. cut: take out dead units too.
 

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from device_runtime.wire.support import FloatArray
 from export.deploy.runners import require
-from export.models.graph import INPUT, IR_VERSION_MAX
+from export.forward.form import INPUT, IR_VERSION_MAX
 
 _BATCH = 32
 

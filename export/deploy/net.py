@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
 from device_runtime.wire.errors import UsageError
-from export.forward.reading import free_inputs, label
-from export.models.graph import BATCH, INPUT, OUTPUT
+from export.forward.form import BATCH, INPUT, OUTPUT
+from export.forward.model import ForwardModel
+from export.forward.reading import label
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -136,8 +137,8 @@ class Net:
         return found
 
 
-def read_net(model: ModelProto) -> Net:
-    """The net of a forward model in the form of `models.onnx_import` (one `input`, one `output`, batch in front).
+def read_net(model: ForwardModel) -> Net:
+    """The net of a forward model.
 
     Raises UsageError for an operator that is not of the standard, naming its node.
     """
@@ -148,13 +149,12 @@ def read_net(model: ModelProto) -> Net:
                 f"node {label(node)!r} is {node.domain}.{node.op_type}, no standard operator: "
                 "export the model without it"
             )
-    dims = free_inputs(graph)[0].type.tensor_type.shape.dim
     return Net(
         name=graph.name,
-        input_shape=tuple(int(d.dim_value) for d in dims[1:]),
+        input_shape=model.inputs[INPUT],
         layers=[_read_layer(node) for node in graph.node],
         constants={tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer},
-        opset=next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        opset=model.opset,
         ir_version=model.ir_version,
     )
 

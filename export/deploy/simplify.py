@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from export.deploy.net import Array, Layer, Net, Shape
-from export.models.graph import INPUT, OPSET, OUTPUT
+from export.forward.form import INPUT, OPSET, OUTPUT
 
 # Dropout does nothing in evaluation; the batch axis makes a Cast of float32 to float32 the only one worth dropping.
 _HANDS_ON = frozenset({"Identity", "Dropout"})

@@ -16,10 +16,9 @@ from device_runtime.wire.submodel import decode_supports
 from device_runtime.wire.support import sha256_hex
 from export.deploy.net import Shape
 from export.deploy.provenance import METADATA_KEY, Provenance, encode_provenance
-from export.forward.costs import cost_table
-from export.forward.parameters import parameter_table
+from export.forward.form import INPUT
+from export.forward.model import ForwardModel
 from export.forward.values import forward_with
-from export.models.graph import INPUT
 from export.models.onnx_import import import_onnx
 
 Which = Literal["sparse", "dense"]
@@ -32,7 +31,7 @@ class Source:
     torch: the torch model that it was traced from, as package.module:factory, or "".
     """
 
-    model: ModelProto
+    model: ForwardModel
     provenance: Provenance
     held_out: Path | None = None
     torch: str = ""
@@ -40,7 +39,7 @@ class Source:
     def as_onnx(self) -> bytes:
         """The forward model as a file that says where it comes from: the one every export is compared with."""
         copy = ModelProto()
-        copy.CopyFrom(self.model)
+        copy.CopyFrom(self.model.proto)
         helper.set_model_props(copy, {METADATA_KEY: encode_provenance(self.provenance).decode()})
         data: bytes = copy.SerializeToString(deterministic=True)
         return data
@@ -60,15 +59,14 @@ class Source:
             self.provenance,
             replaced=tuple(sorted(tensors)),
             replaced_sha=sha256_hex(data),
-            source_sha=sha256_hex(model.SerializeToString(deterministic=True)),
+            source_sha=sha256_hex(model.to_bytes()),
         )
         return Source(model, provenance, self.held_out, self.torch)
 
     @property
     def input_shape(self) -> Shape:
         """The shape of one sample."""
-        (info,) = [i for i in self.model.graph.input if i.name == INPUT]
-        return tuple(int(d.dim_value) for d in info.type.tensor_type.shape.dim[1:])
+        return self.model.inputs[INPUT]
 
 
 def open_source(
@@ -94,12 +92,12 @@ def open_source(
     return Source(model, _provenance(model, path.stem))
 
 
-def _provenance(model: ModelProto, name: str) -> Provenance:
-    parameters = [p for p in parameter_table(model) if p.role != "statistic"]
+def _provenance(model: ForwardModel, name: str) -> Provenance:
+    parameters = [p for p in model.parameters if p.role != "statistic"]
     return Provenance(
         model=name,
-        source_sha=sha256_hex(model.SerializeToString(deterministic=True)),
-        source_flops=sum(row.flops_forward for row in cost_table(model)),
+        source_sha=sha256_hex(model.to_bytes()),
+        source_flops=sum(row.flops_forward for row in model.costs),
         source_parameters=sum(int(np.prod(p.shape)) for p in parameters),
     )
 
@@ -155,7 +153,7 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"{path} cannot be read ({error.strerror}): is it there, and whole?") from error
 
 
-def _check_sparse(model: ModelProto, manifest: Manifest, folder: Path) -> None:
+def _check_sparse(model: ForwardModel, manifest: Manifest, folder: Path) -> None:
     """A sparse model is zero wherever its supports say so; a folder put together from two rounds is not."""
     try:
         supports = decode_supports(_read(folder / "supports"), manifest.shapes())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from export.deploy.net import Layer, Net, Shape
 from export.deploy.simplify import CONTRACTIONS, is_plain
-from export.models.graph import INPUT, OUTPUT
+from export.forward.form import INPUT, OUTPUT
 
 Ids = NDArray[np.int64]
 

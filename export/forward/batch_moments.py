@@ -12,8 +12,8 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import Parameter
+from export.forward.form import BATCH_NORM_MOMENTUM
 from export.forward.reading import origins
-from export.models.graph import BATCH_NORM_MOMENTUM
 
 _ZERO = "batch_norm.zero"
 

@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto, numpy_helper
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.limits import DECODED_BYTES_MAX, PARAMETER_NAME_BYTES_MAX, TENSOR_COUNT_MAX, TENSOR_DIMS_MAX
 from device_runtime.wire.manifest import Parameter, Role
 from device_runtime.wire.support import FloatArray
-from export.forward.reading import initializers, uses
+from export.forward.reading import HasGraph, initializers, uses
 
 # Operators whose weight may be pruned.
 CONTRACTIONS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -36,7 +36,7 @@ _ROLES: Mapping[str, Mapping[int, Role]] = {
 }
 
 
-def parameter_table(model: ModelProto) -> tuple[Parameter, ...]:
+def parameter_table(model: HasGraph) -> tuple[Parameter, ...]:
     """The parameters of a forward model, in the order of its initializers.
 
     An initializer is a parameter of the role its use gives it (seen through Transpose, Reshape and their like):
@@ -69,7 +69,7 @@ def parameter_table(model: ModelProto) -> tuple[Parameter, ...]:
     return table
 
 
-def initial_params(model: ModelProto) -> dict[str, FloatArray]:
+def initial_params(model: HasGraph) -> dict[str, FloatArray]:
     """The values of the parameters, float32, in table order.
 
     Raises UsageError as `parameter_table` does.

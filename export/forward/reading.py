@@ -1,11 +1,21 @@
 """Questions asked of a forward graph: attributes, initializers, and what a value is in the end."""
 
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 # Operators that only rename, reorder or retype a tensor: what they are given is what a reader of their output uses.
 VIEWS = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
+
+
+class HasGraph(Protocol):
+    """A forward model, or onnx's model in the same form."""
+
+    @property
+    def graph(self) -> GraphProto:
+        """The graph."""
+        ...
 
 
 def integer(node: NodeProto, name: str, default: int) -> int:

@@ -14,8 +14,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from device_runtime.wire.errors import UsageError
+from export.forward.form import BATCH, IR_VERSION_MAX
 from export.forward.reading import constant_tensor, free_inputs, initializers, integer, label, opset
-from export.models.graph import BATCH, IR_VERSION_MAX
 
 Dim = int | str
 # Two primes larger than an axis of a model usually is.

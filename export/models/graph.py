@@ -4,21 +4,13 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.support import FloatArray
+from export.forward.form import BATCH, BATCH_NORM_MOMENTUM, INPUT, IR_VERSION, OPSET, OUTPUT
+from export.forward.model import ForwardModel
 
-OPSET = 17
-# onnxruntime-training 1.19.2 refuses an IR version above 10.
-IR_VERSION = 8
-IR_VERSION_MAX = 10
-OPSET_MAX = 21
-INPUT = "input"
-OUTPUT = "output"
-BATCH = "batch"
-# torch's default: the running statistics move by a tenth of the way per batch (ONNX counts the share that stays).
-BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
 
 Shape = tuple[int, ...]
@@ -126,7 +118,7 @@ class GraphBuilder:
         """Softmax over the last axis."""
         return self._node("Softmax", name, [x], self._shapes[x], axis=-1)
 
-    def model(self, result: str, name: str) -> ModelProto:
+    def model(self, result: str, name: str) -> ForwardModel:
         """The finished model: float32 `input` [batch, ...] to float32 `output` [batch, ...], opset 17, IR version 8."""
         last = self._nodes[-1]
         assert last.output[0] == result, "the result of a model is the output of its last layer"
@@ -138,7 +130,8 @@ class GraphBuilder:
         initializers = [numpy_helper.from_array(draw(), parameter) for parameter, draw in self._initial.items()]
         graph = helper.make_graph(self._nodes, name, signature[:1], signature[1:], initializers)
         opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="espalier")
+        made = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="espalier")
+        return ForwardModel(made)
 
     def _node(self, op: str, name: str, inputs: list[str], shape: Shape, **attributes: int | float | list[int]) -> str:
         output = f"{name}.output"

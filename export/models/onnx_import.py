@@ -1,8 +1,4 @@
-"""Forward models from ONNX files, brought into the one form the rest of `export` reads.
-
-That form: evaluation mode, one float32 `input` and one `output` with the symbolic batch axis `batch`, weights as
-initializers, an opset and IR version that onnxruntime-training 1.19.2 accepts.
-"""
+"""Forward models from ONNX files, brought into the one form the rest of `export` reads (`export.forward.form`)."""
 
 from pathlib import Path
 
@@ -10,17 +6,18 @@ import onnx
 from onnx import AttributeProto, ModelProto, TensorProto, ValueInfoProto, version_converter
 
 from device_runtime.wire.errors import UsageError
+from export.forward.form import BATCH, INPUT, IR_VERSION_MAX, OPSET, OPSET_MAX, OUTPUT
+from export.forward.model import ForwardModel
 from export.forward.modes import evaluation_form
 from export.forward.reading import constant_tensor, free_inputs, label, opset
-from export.models.graph import BATCH, INPUT, IR_VERSION_MAX, OPSET, OPSET_MAX, OUTPUT
 
 # BatchNormalization has its present training form since this version.
 OPSET_MIN = 15
 _READERS_OF_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
 
 
-def import_onnx(path: Path) -> ModelProto:
-    """The forward model in an ONNX file (with its external data beside it, if any), in the form above.
+def import_onnx(path: Path) -> ForwardModel:
+    """The forward model in an ONNX file (with its external data beside it, if any).
 
     Weights held by Constant nodes become initializers.
 
@@ -38,8 +35,8 @@ def import_onnx(path: Path) -> ModelProto:
     return as_forward(model, str(path))
 
 
-def as_forward(model: ModelProto, source: str) -> ModelProto:
-    """A copy of `model` in the form above; `source` names it in messages.
+def as_forward(model: ModelProto, source: str) -> ForwardModel:
+    """A copy of `model` in the one form; `source` names it in messages.
 
     Raises UsageError for several inputs or outputs, an input that is not float32, control flow, a batch axis that is
     fixed inside the graph, and an opset that cannot be converted.
@@ -53,7 +50,7 @@ def as_forward(model: ModelProto, source: str) -> ModelProto:
     forward.graph.input.extend(kept)
     _open_batch(forward, source)
     forward.ir_version = min(forward.ir_version, IR_VERSION_MAX)
-    return forward
+    return ForwardModel(forward)
 
 
 def _with_opset(model: ModelProto, source: str) -> ModelProto:

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from onnx import ModelProto
-
 from device_runtime.wire.errors import UsageError
+from export.forward.model import ForwardModel
 from export.models.zoo import build_model
 
 
 def load_model(
     *, zoo: str, torch: str, onnx_file: str, input_shape: tuple[int, ...], class_count: int, seed: int
-) -> ModelProto:
+) -> ForwardModel:
     """The forward model from `torch` ("package.module:factory") or `onnx_file` if given, else `zoo` from the zoo.
 
     Raises UsageError when both are given, and where the source itself does.

@@ -21,12 +21,13 @@ import onnx
 from onnx import ModelProto, helper, numpy_helper
 
 from device_runtime.wire.errors import UsageError
+from export.forward.form import BATCH, INPUT, OPSET, OUTPUT
+from export.forward.model import ForwardModel
 from export.forward.parameters import parameter_table
-from export.models.graph import BATCH, INPUT, OPSET, OUTPUT
 from export.models.onnx_import import as_forward
 
 
-def import_torch(spec: str, input_shape: tuple[int, ...]) -> ModelProto:
+def import_torch(spec: str, input_shape: tuple[int, ...]) -> ForwardModel:
     """The forward model that `spec`, "package.module:factory", makes, for samples of `input_shape`.
 
     The module is looked for in the current directory too. The factory is called without arguments; a Module that is
@@ -44,9 +45,8 @@ def import_torch(spec: str, input_shape: tuple[int, ...]) -> ModelProto:
     with _told_apart(torch, tensors):
         model = _trace(torch, module, spec, input_shape)
     _fill(model, {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()})
-    forward = as_forward(model, spec)
     trained = {name for name, tensor in tensors.items() if tensor.requires_grad}
-    _freeze_others(forward, trained)
+    forward = ForwardModel(_with_others_frozen(as_forward(model, spec).proto, trained))
     _check_all_trained(forward, trained, spec)
     return forward
 
@@ -166,8 +166,8 @@ def _fill(model: ModelProto, values: dict[str, np.ndarray]) -> None:
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values[tensor.name]), tensor.name))
 
 
-def _freeze_others(model: ModelProto, trained: set[str]) -> None:
-    """Turn initializers that torch does not train into Constant nodes, but for running statistics."""
+def _with_others_frozen(model: ModelProto, trained: set[str]) -> ModelProto:
+    """`model` with initializers that torch does not train as Constant nodes, but for running statistics; in place."""
     statistics = {p.name for p in parameter_table(model) if p.role == "statistic"}
     kept, constants = [], []
     for tensor in model.graph.initializer:
@@ -180,10 +180,11 @@ def _freeze_others(model: ModelProto, trained: set[str]) -> None:
     del model.graph.node[:]
     model.graph.initializer.extend(kept)
     model.graph.node.extend([*constants, *body])
+    return model
 
 
-def _check_all_trained(model: ModelProto, trained: set[str], spec: str) -> None:
-    known = {p.name for p in parameter_table(model)}
+def _check_all_trained(model: ForwardModel, trained: set[str], spec: str) -> None:
+    known = {p.name for p in model.parameters}
     for tensor in model.graph.initializer:
         if tensor.name in trained and tensor.name not in known:
             raise UsageError(

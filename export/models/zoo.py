@@ -4,10 +4,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from onnx import ModelProto
-
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.limits import DECODED_BYTES_MAX
+from export.forward.model import ForwardModel
 from export.models.graph import GraphBuilder, ShapeMismatchError
 from export.models.networks import cifar10net, cnn, lenet5, mlp, mnistnet
 from export.models.residual import resnet8, resnet20
@@ -38,7 +37,9 @@ MODELS: Mapping[str, ZooModel] = {
 }
 
 
-def build_model(name: str, input_shape: tuple[int, ...], class_count: int, seed: int, **options: object) -> ModelProto:
+def build_model(
+    name: str, input_shape: tuple[int, ...], class_count: int, seed: int, **options: object
+) -> ForwardModel:
     """The forward model `name` in evaluation form, from float32 `input` [batch, *input_shape] to logits `output`.
 
     The output's shape is [batch, class_count]. Options are the keyword arguments of the model's layout function, e.g.

@@ -9,11 +9,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import Parameter
+from export.forward.form import BATCH, INPUT, IR_VERSION_MAX, OPSET, OPSET_MAX, OUTPUT
 from export.forward.reading import opset
 from export.gradients.decomposition import decomposed
 from export.gradients.folding import Dim, fold, keep_foreign_shapes
 from export.gradients.tape import Tape
-from export.models.graph import BATCH, INPUT, IR_VERSION_MAX, OPSET, OPSET_MAX, OUTPUT
 
 
 class StepGraph:

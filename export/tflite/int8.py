@@ -13,7 +13,7 @@ import numpy as np
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.support import FloatArray
 from export.deploy.runners import require
-from export.models.graph import INPUT
+from export.forward.form import INPUT
 from export.tflite.flatbuffer import SIGNATURE, load_schema, pack, set_metadata
 from export.tflite.quiet import quiet
 from export.tflite.reading import read_model

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from export.deploy.net import Layer
-from export.models.graph import OUTPUT
+from export.forward.form import OUTPUT
 from export.tflite.layouts import stored_array, stored_axis, stored_shape
 from export.tflite.writing import Pen, refuse
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, numpy_helper
+from onnx import numpy_helper
 
 from device_runtime.wire.errors import UsageError
 from export.deploy.net import Shape
 from export.deploy.runners import channels_last, require
-from export.models.graph import INPUT, OUTPUT
+from export.forward.form import INPUT, OUTPUT
+from export.forward.model import ForwardModel
 from export.models.torch_import import make_module, set_tensors
 from export.tflite.flatbuffer import load_schema, pack, set_metadata
 from export.tflite.quiet import quiet
@@ -35,7 +36,7 @@ def converter() -> str:
     return f"{_PACKAGE} {version(_PACKAGE)}"
 
 
-def convert_torch(spec: str, model: ModelProto, shape: Shape, metadata: Mapping[str, bytes]) -> bytes:
+def convert_torch(spec: str, model: ForwardModel, shape: Shape, metadata: Mapping[str, bytes]) -> bytes:
     """The torch model of `spec`, "package.module:factory", as a TFLite file with metadata entries.
 
     Its tensors get the values that `model`, the forward graph traced from it, has under their names, so that a run
@@ -70,7 +71,7 @@ def _load() -> Any:
         return require(_MODULE, _PACKAGE)
 
 
-def _values(model: ModelProto, names: set[str]) -> dict[str, np.ndarray]:
+def _values(model: ForwardModel, names: set[str]) -> dict[str, np.ndarray]:
     """What was trained, running statistics, and what torch does not train: constants under a tensor's name."""
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from device_runtime.wire.errors import UsageError
 from export.deploy.net import Layer, Net
-from export.models.graph import INPUT, OUTPUT
+from export.forward.form import INPUT, OUTPUT
 from export.tflite import contractions, pointwise, pooling, rearranging
 from export.tflite.fusing import fuse_activations
 from export.tflite.layouts import stored_shape

@@ -90,14 +90,14 @@ def test_a_masked_model_equals_the_model_with_zeros(seed: int, kept: float) -> N
     rng = np.random.default_rng(seed)
     params = initial_params(model)
     masks = {p.name: rng.random(p.shape) < kept for p in parameter_table(model) if p.prunable}
-    masked = with_masks(model, list(masks))
+    masked = with_masks(model.proto, list(masks))
     for tensor in masked.graph.initializer:
         name = tensor.name.removesuffix(".mask")
         if tensor.name != name and name in masks:
             tensor.CopyFrom(numpy_helper.from_array(masks[name].astype(np.float32), tensor.name))
     zeroed = forward_with(model, {name: np.where(mask, params[name], np.float32(0)) for name, mask in masks.items()})
     x = {"input": rng.normal(size=(2, 1, 16, 16)).astype(np.float32)}
-    assert np.array_equal(ReferenceEvaluator(masked).run(None, x)[0], ReferenceEvaluator(zeroed).run(None, x)[0])
+    assert np.array_equal(ReferenceEvaluator(masked).run(None, x)[0], ReferenceEvaluator(zeroed.proto).run(None, x)[0])
 
 
 @settings(max_examples=80, deadline=None)
@@ -110,6 +110,6 @@ def test_an_input_fits_or_the_named_smallest_does(name: str, channels: int, heig
         smallest = tuple(int(n) for n in str(error).rpartition(" ")[2].split("x"))
         assert any(n < least for n, least in zip(shape, smallest, strict=True))
         model, shape = build_model(name, smallest, 3, seed=0), smallest
-    assert math.prod(cost.flops_forward for cost in cost_table(model)) > 0
+    assert math.prod(cost.flops_forward for cost in model.costs) > 0
     dims = model.graph.input[0].type.tensor_type.shape.dim
     assert tuple(d.dim_value for d in dims[1:]) == shape

@@ -8,8 +8,6 @@ from device_runtime.wire.cost import NodeCost
 from device_runtime.wire.errors import LocalWireError, UsageError
 from device_runtime.wire.manifest import InputSpec, Manifest, Optimizer, Parameter
 from device_runtime.wire.support import Kept, Support
-from export.forward.costs import cost_table
-from export.forward.parameters import parameter_table
 from export.models.zoo import build_model
 from tests import fakes
 
@@ -59,9 +57,7 @@ def test_the_last_layer_is_that_of_the_last_contraction(parameters, weights, exp
 )
 def test_the_last_layer_of_models_of_the_zoo(model, shape, expected):
     graph = build_model(model, shape, 5, seed=0)
-    of_zoo = manifest(
-        [(p.name, p.shape, p.role) for p in parameter_table(graph)], [c.weight for c in cost_table(graph)]
-    )
+    of_zoo = manifest([(p.name, p.shape, p.role) for p in graph.parameters], [c.weight for c in graph.costs])
     assert personal_names(LAST, of_zoo) == expected
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 from device_runtime.wire.manifest import InputSpec, Loss, Manifest, Optimizer, mask_name
 from export.artifacts.ort_training import write_training_artifact
 from export.artifacts.spec import ArtifactSpec
-from export.forward.parameters import initial_params
+from export.forward.model import ForwardModel
 from export.steps.optimizers import choose_optimizer
 
 INPUT_SHAPES = {
@@ -92,10 +91,9 @@ def artifact(tmp_path: Path) -> Callable[..., tuple[Path, Manifest]]:
     """Writes the artifact of a model: artifact(model, optimizer=..., loss=...) gives its folder and manifest."""
 
     def write(
-        model: onnx.ModelProto, *, optimizer: Optimizer | None = None, loss: Loss = "cross_entropy"
+        model: ForwardModel, *, optimizer: Optimizer | None = None, loss: Loss = "cross_entropy"
     ) -> tuple[Path, Manifest]:
-        shape = tuple(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:])
-        classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+        (shape,), ((classes,),) = model.inputs.values(), model.outputs.values()
         spec = ArtifactSpec(
             name=model.graph.name,
             input=InputSpec(shape=shape),
@@ -113,11 +111,11 @@ def session(artifact: Callable[..., tuple[Path, Manifest]]) -> Callable[..., Bar
     """Opens a training session of a model: session(model, masks={}, optimizer=..., loss=...)."""
 
     def open_session(
-        model: onnx.ModelProto, masks: Mapping[str, np.ndarray] | None = None, **arguments: Any
+        model: ForwardModel, masks: Mapping[str, np.ndarray] | None = None, **arguments: Any
     ) -> BareSession:
         folder, _ = artifact(model, **arguments)
         masks = masks or {}
-        params = {name: value * masks.get(name, np.float32(1)) for name, value in initial_params(model).items()}
+        params = {name: value * masks.get(name, np.float32(1)) for name, value in model.initial.items()}
         return BareSession(folder, params, masks)
 
     return open_session

@@ -48,7 +48,7 @@ def test_options_reach_the_manifest(tmp_path: Path) -> None:
 
 
 def test_an_onnx_file_is_a_source_too(tmp_path: Path) -> None:
-    onnx.save(build_model("mlp", (8,), 4, seed=1), tmp_path / "net.onnx")
+    onnx.save(build_model("mlp", (8,), 4, seed=1).proto, tmp_path / "net.onnx")
     run("--onnx", str(tmp_path / "net.onnx"), "--input", "8", "--classes", "4", "--out", str(tmp_path / "art"))
     assert decode_manifest((tmp_path / "art" / "manifest.json").read_bytes()).model == "net"
 

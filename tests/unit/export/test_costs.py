@@ -40,7 +40,7 @@ def test_mnistnet_by_hand() -> None:
         ("fc1", "Gemm", 256000, fc1, fc1),
         ("fc2", "Gemm", 500, fc2, fc2),
     ]
-    assert cost_table(build_model("mnistnet", (1, 28, 28), 10, seed=1)) == tuple(
+    assert build_model("mnistnet", (1, 28, 28), 10, seed=1).costs == tuple(
         NodeCost(
             node=node,
             op=op,
@@ -107,7 +107,7 @@ def test_first_layer_behind_a_trained_normalisation_needs_its_input_gradient() -
 
 
 def test_running_statistics_alone_need_no_gradient() -> None:
-    rows = cost_table(build_model("resnet8", (3, 8, 8), 10, seed=1))
+    rows = build_model("resnet8", (3, 8, 8), 10, seed=1).costs
     assert [row.node for row in rows if row.flops_backward_input == 0] == ["conv1"]
 
 

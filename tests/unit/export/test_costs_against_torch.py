@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from export.forward.costs import cost_table
 from export.models.zoo import build_model
 
 torch = pytest.importorskip("torch")
@@ -24,7 +23,7 @@ def test_flops_equal_torchs(
         loss = twin(x).sum()
     with FlopCounterMode(display=False) as backward:
         loss.backward()
-    rows = cost_table(build_model(name, input_shapes[name], 10, seed=1))
+    rows = build_model(name, input_shapes[name], 10, seed=1).costs
     assert samples * sum(row.flops_forward for row in rows) == forward.get_total_flops()
     gradients = sum(row.flops_backward_input + row.flops_backward_weight for row in rows)
     assert samples * gradients == backward.get_total_flops()

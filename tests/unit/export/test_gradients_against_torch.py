@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.forward.parameters import initial_params
 from export.models.zoo import build_model
 
 pytest.importorskip("onnxruntime")
@@ -26,7 +25,7 @@ def test_one_step_equals_torchs(
     shape = (3, 8, 8) if name == "resnet8" else input_shapes[name]
     model = build_model(name, shape, 10, seed=1)
     twin = torch_twins[name](10).train()
-    state = {key: torch.from_numpy(value.copy()) for key, value in initial_params(model).items()}
+    state = {key: torch.from_numpy(value.copy()) for key, value in model.initial.items()}
     assert not twin.load_state_dict(state, strict=False).unexpected_keys
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(8, *shape)).astype(np.float32), rng.integers(0, 10, 8)

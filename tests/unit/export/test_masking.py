@@ -11,7 +11,7 @@ from export.models.zoo import build_model
 
 
 def test_masks_are_ones_of_the_weights_shape_and_change_nothing() -> None:
-    model = build_model("lenet5", (1, 28, 28), 4, seed=1)
+    model = build_model("lenet5", (1, 28, 28), 4, seed=1).proto
     weights = [name for name in initial_params(model) if name.endswith("weight")]
     masked = with_masks(model, weights)
     onnx.checker.check_model(masked, full_check=True)
@@ -36,5 +36,5 @@ def test_every_reader_of_a_tied_weight_reads_the_masked_one() -> None:
 
 
 def test_no_weights_no_change() -> None:
-    model = build_model("mlp", (4,), 2, seed=1)
+    model = build_model("mlp", (4,), 2, seed=1).proto
     assert with_masks(model, []) == model

@@ -10,7 +10,6 @@ from onnx.reference import ReferenceEvaluator
 
 from device_runtime.wire.errors import UsageError
 from export.forward.modes import training_form
-from export.forward.parameters import initial_params
 from export.models.onnx_import import import_onnx
 from export.models.zoo import build_model
 
@@ -25,10 +24,10 @@ def saved(tmp_path: Path, text: str, tensors: dict[str, np.ndarray] | None = Non
 
 def test_a_zoo_model_comes_back_equal(tmp_path: Path) -> None:
     model = build_model("resnet8", (3, 8, 8), 4, seed=1)
-    onnx.save(model, tmp_path / "m.onnx")
+    onnx.save(model.proto, tmp_path / "m.onnx")
     back = import_onnx(tmp_path / "m.onnx")
     assert back == model
-    onnx.save(training_form(model), tmp_path / "m.onnx")
+    onnx.save(training_form(model.proto), tmp_path / "m.onnx")
     assert import_onnx(tmp_path / "m.onnx") == model
 
 
@@ -40,11 +39,11 @@ def test_names_batch_and_version_are_brought_into_form(tmp_path: Path) -> None:
         {"w": np.ones((4, 3), np.float32)},
     )
     model = import_onnx(path)
-    onnx.checker.check_model(model, full_check=True)
+    onnx.checker.check_model(model.proto, full_check=True)
     assert ([i.name for i in model.graph.input], [o.name for o in model.graph.output]) == (["input"], ["output"])
     assert model.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert model.ir_version == 10
-    (result,) = ReferenceEvaluator(model).run(None, {"input": np.ones((2, 4), np.float32)})
+    (result,) = ReferenceEvaluator(model.proto).run(None, {"input": np.ones((2, 4), np.float32)})
     assert result.tolist() == [[4.0] * 3] * 2
 
 
@@ -54,7 +53,7 @@ def test_weights_in_constant_nodes_become_initializers(tmp_path: Path) -> None:
         """<ir_version: 8, opset_import: ["": 17]> g (float[n, 2] x) => (float[n, 1] y)
         { w = Constant<value = float[2, 1] {1, 2}>() y = MatMul(x, w) }""",
     )
-    assert {k: v.tolist() for k, v in initial_params(import_onnx(path)).items()} == {"w": [[1.0], [2.0]]}
+    assert {k: v.tolist() for k, v in import_onnx(path).initial.items()} == {"w": [[1.0], [2.0]]}
 
 
 def test_an_old_opset_is_converted(tmp_path: Path) -> None:
@@ -64,8 +63,8 @@ def test_an_old_opset_is_converted(tmp_path: Path) -> None:
         {"w": np.ones((4, 3), np.float32), "b": np.ones(3, np.float32)},
     )
     model = import_onnx(path)
-    assert model.opset_import[0].version == 17
-    assert list(initial_params(model)) == ["w", "b"]
+    assert model.opset == 17
+    assert list(model.initial) == ["w", "b"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from device_runtime.wire.errors import UsageError
-from export.forward.parameters import initial_params, parameter_table
 from export.models.torch_import import import_torch
 
 MODELS = """
@@ -90,23 +89,23 @@ def test_without_torch_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 def test_names_values_and_outputs_survive(here: Path) -> None:
     torch = pytest.importorskip("torch")
     model = import_torch("my_models:Mixed", (3, 8, 8))
-    onnx.checker.check_model(model, full_check=True)
+    onnx.checker.check_model(model.proto, full_check=True)
     twin = sys.modules["my_models"].Mixed().eval()
     state = {key: value.numpy() for key, value in twin.state_dict().items() if not key.endswith("tracked")}
-    params = initial_params(model)
+    params = model.initial
     assert set(params) == set(state)
     assert all(np.array_equal(params[key], state[key]) for key in state)
-    roles = {p.name: p.role for p in parameter_table(model)}
+    roles = {p.name: p.role for p in model.parameters}
     assert roles["bn2.running_var"] == "statistic"
     assert roles["bn2.weight"] == roles["ln.weight"] == "norm"
-    assert [p.name for p in parameter_table(model) if p.prunable] == [
+    assert [p.name for p in model.parameters if p.prunable] == [
         "conv1.weight",
         "conv2.weight",
         "fc.weight",
         "out.weight",
     ]
     x = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
-    (output,) = ReferenceEvaluator(model).run(None, {"input": x})
+    (output,) = ReferenceEvaluator(model.proto).run(None, {"input": x})
     np.testing.assert_allclose(output, twin(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
 
 
@@ -121,14 +120,14 @@ def test_dropout_is_announced(here: Path) -> None:
 def test_what_torch_does_not_train_is_no_parameter(here: Path) -> None:
     pytest.importorskip("torch")
     model = import_torch("my_models:Frozen", (3,))
-    assert list(initial_params(model)) == ["b.weight", "b.bias"]
+    assert list(model.initial) == ["b.weight", "b.bias"]
 
 
 @pytest.mark.torch
 def test_a_tied_weight_stays_tied_and_a_module_is_taken_as_it_is(here: Path) -> None:
     pytest.importorskip("torch")
-    assert list(initial_params(import_torch("my_models:Tied", (3,)))) == ["a.weight", "a.bias", "b.bias"]
-    assert list(initial_params(import_torch("my_models:ready", (3,)))) == ["weight", "bias"]
+    assert list(import_torch("my_models:Tied", (3,)).initial) == ["a.weight", "a.bias", "b.bias"]
+    assert list(import_torch("my_models:ready", (3,)).initial) == ["weight", "bias"]
 
 
 @pytest.mark.torch

@@ -19,7 +19,7 @@ from device_runtime.wire.manifest import InputSpec, Manifest, decode_manifest
 from device_runtime.wire.support import sha256_hex
 from export.artifacts.ort_training import write_training_artifact
 from export.artifacts.spec import ArtifactSpec
-from export.forward.parameters import initial_params
+from export.forward.model import ForwardModel
 from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
 
@@ -47,7 +47,7 @@ def test_graph_inputs_are_input_labels_parameters_masks(rule: str, artifact: Art
         graph = onnx.load(folder / file).graph
         names = [i.name for i in graph.input]
         assert names[:2] == ["input", "labels"]
-        assert names[2:8] == list(initial_params(model))
+        assert names[2:8] == list(model.initial)
         assert names[8:11] == ["fc1.weight.mask", "fc2.weight.mask", "fc3.weight.mask"]
         assert graph.output[1].name == "output"
     assert onnx.load(folder / "optimizer_model.onnx").ir_version <= 10
@@ -163,5 +163,5 @@ def test_an_operator_without_a_gradient_is_the_engines_refusal(artifact: Artifac
         g (float[batch, 4] input) => (float[batch, 4] output) { a = MatMul(input, w) output = Celu(a) }""")
     model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 4), np.float32), "w"))
     with pytest.raises(EngineError, match=r"cannot differentiate the model: .*Celu"):
-        artifact(model)
+        artifact(ForwardModel(model))
     assert not list(tmp_path.iterdir())

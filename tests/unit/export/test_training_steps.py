@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from export.forward.parameters import initial_params, parameter_table
+from export.forward.model import ForwardModel
 from export.forward.values import forward_with
 from export.models.zoo import MODELS, build_model
 from export.steps.optimizers import choose_optimizer
@@ -23,9 +22,9 @@ def batch(shape: tuple[int, ...], count: int = 16, classes: int = 4, seed: int =
     return rng.normal(size=(count, *shape)).astype(np.float32), rng.integers(0, classes, count)
 
 
-def random_masks(model: onnx.ModelProto, kept: float = 0.3) -> dict[str, np.ndarray]:
+def random_masks(model: ForwardModel, kept: float = 0.3) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
-    return {p.name: (rng.random(p.shape) < kept).astype(np.float32) for p in parameter_table(model) if p.prunable}
+    return {p.name: (rng.random(p.shape) < kept).astype(np.float32) for p in model.parameters if p.prunable}
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -115,15 +114,15 @@ def test_batch_norm_statistics_move_by_a_tenth_towards_the_batch(session: Sessio
     trainer = session(model)
     x, y = batch((3, 8, 8))
     trainer.train_step(x, y)
-    weight = initial_params(model)["conv1.weight"]
+    weight = model.initial["conv1.weight"]
     padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
     patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
     z = np.einsum("nchwij,ocij->onhw", patches, weight).reshape(16, -1)
     np.testing.assert_allclose(trainer.values["bn1.running_mean"], 0.1 * z.mean(axis=1), atol=1e-6)
     # onnxruntime keeps the variance of the batch over n (torch: over n - 1); 1024 elements here, told apart at 1e-6.
     np.testing.assert_allclose(trainer.values["bn1.running_var"], 0.9 + 0.1 * z.var(axis=1), atol=1e-6)
-    moved = [p.name for p in parameter_table(model) if p.role == "statistic"]
-    before = initial_params(model)
+    moved = [p.name for p in model.parameters if p.role == "statistic"]
+    before = model.initial
     assert len(moved) == 18
     assert all(not np.array_equal(trainer.values[name], before[name]) for name in moved)
 
@@ -139,8 +138,8 @@ def test_eval_graph_agrees_with_the_forward_model(name: str, session: Session, i
         trainer.train_step(x, y)
         trainer.optimizer_step(0.01)
     loss, logits = trainer.eval_step(x, y)
-    params = {p.name: trainer.values[p.name].copy() for p in parameter_table(model)}
-    forward = runtime.InferenceSession(forward_with(model, params).SerializeToString())
+    params = {p.name: trainer.values[p.name].copy() for p in model.parameters}
+    forward = runtime.InferenceSession(forward_with(model, params).to_bytes())
     (expected,) = forward.run(None, {"input": x})
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     shifted = expected - expected.max(axis=1, keepdims=True)
@@ -159,14 +158,15 @@ def test_mean_squared_error_takes_labels_of_the_outputs_shape(session: Session) 
 
 
 def test_layer_normalisation_and_transposed_tied_weights_train_under_masks(session: Session) -> None:
-    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+    parsed = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
         g (float[batch, 3, 4] input) => (float[batch, 4] output)
         { z = LayerNormalization(input, s, b) a = MatMul(z, w) r = Relu(a) t = Transpose<perm = [1, 0]>(w)
           c = MatMul(r, t) output = ReduceMean<axes = [1], keepdims = 0>(c) }""")
     rng = np.random.default_rng(0)
     values = {"s": np.ones(4), "b": np.zeros(4), "w": rng.normal(size=(4, 4))}
     tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()]
-    model.graph.initializer.extend(tensors)
+    parsed.graph.initializer.extend(tensors)
+    model = ForwardModel(parsed)
     masks = {"w": np.eye(4, dtype=np.float32)}
     trainer = session(model, masks)
     x, y = batch((3, 4))

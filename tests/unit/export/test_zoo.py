@@ -10,23 +10,23 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from device_runtime.wire.errors import UsageError
-from export.forward.parameters import initial_params, parameter_table
+from export.forward.model import ForwardModel
 from export.models.zoo import MODELS, build_model
 
 
-def counts(model: onnx.ModelProto) -> dict[str, int]:
-    return {p.name: math.prod(p.shape) for p in parameter_table(model)}
+def counts(model: ForwardModel) -> dict[str, int]:
+    return {p.name: math.prod(p.shape) for p in model.parameters}
 
 
-def prunable(model: onnx.ModelProto) -> list[int]:
-    return [math.prod(p.shape) for p in parameter_table(model) if p.prunable]
+def prunable(model: ForwardModel) -> list[int]:
+    return [math.prod(p.shape) for p in model.parameters if p.prunable]
 
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_model_passes_the_full_checker(name: str, input_shapes: Mapping[str, Any]) -> None:
     model = build_model(name, input_shapes[name], 10, seed=1)
-    onnx.checker.check_model(model, full_check=True)
-    assert (model.ir_version, model.opset_import[0].version) == (8, 17)
+    onnx.checker.check_model(model.proto, full_check=True)
+    assert (model.ir_version, model.opset) == (8, 17)
     dims = model.graph.output[0].type.tensor_type.shape.dim
     assert (dims[0].dim_param, dims[1].dim_value) == ("batch", 10)
 
@@ -35,7 +35,7 @@ def test_every_model_passes_the_full_checker(name: str, input_shapes: Mapping[st
 def test_every_model_gives_one_row_of_logits_per_sample(name: str, input_shapes: Mapping[str, Any]) -> None:
     model = build_model(name, input_shapes[name], 5, seed=1)
     x = np.random.default_rng(0).normal(size=(3, *input_shapes[name])).astype(np.float32)
-    (logits,) = ReferenceEvaluator(model).run(None, {"input": x})
+    (logits,) = ReferenceEvaluator(model.proto).run(None, {"input": x})
     assert logits.shape == (3, 5)
     assert np.all(np.isfinite(logits))
     assert np.ptp(logits, axis=0).min() > 0
@@ -87,7 +87,7 @@ def test_cnn1d_fits_sensor_windows_and_spectrograms() -> None:
 
 def test_double_softmax_gives_probabilities() -> None:
     model = build_model("mnistnet", (1, 28, 28), 10, seed=1, double_softmax=True)
-    (p,) = ReferenceEvaluator(model).run(None, {"input": np.ones((2, 1, 28, 28), dtype=np.float32)})
+    (p,) = ReferenceEvaluator(model.proto).run(None, {"input": np.ones((2, 1, 28, 28), dtype=np.float32)})
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
     assert p.min() >= 0
 
@@ -95,14 +95,14 @@ def test_double_softmax_gives_probabilities() -> None:
 @pytest.mark.parametrize("name", list(MODELS))
 def test_same_seed_same_bytes_and_other_seed_other_values(name: str, input_shapes: Mapping[str, Any]) -> None:
     one, same, other = (build_model(name, input_shapes[name], 10, seed=seed) for seed in (1, 1, 2))
-    assert one.SerializeToString(deterministic=True) == same.SerializeToString(deterministic=True)
-    a, b = initial_params(one), initial_params(other)
+    assert one.to_bytes() == same.to_bytes()
+    a, b = one.initial, other.initial
     assert list(a) == list(b)
-    assert all(not np.array_equal(a[p.name], b[p.name]) for p in parameter_table(one) if p.role in ("weight", "bias"))
+    assert all(not np.array_equal(a[p.name], b[p.name]) for p in one.parameters if p.role in ("weight", "bias"))
 
 
 def test_initial_values_are_uniform_within_the_fan_in_bound() -> None:
-    params = initial_params(build_model("lenet5", (1, 28, 28), 10, seed=1))
+    params = build_model("lenet5", (1, 28, 28), 10, seed=1).initial
     for layer, fan_in, gain in (("conv1", 25, 6), ("conv2", 150, 6), ("fc1", 400, 6), ("fc2", 120, 6), ("fc3", 84, 1)):
         assert np.abs(params[f"{layer}.bias"]).max() <= 1 / math.sqrt(fan_in)
         bound = math.sqrt(gain / fan_in)
@@ -129,7 +129,7 @@ def test_an_input_too_small_is_refused_with_the_smallest_that_fits(
         build_model(name, given, 10, seed=1)
     fitting = build_model(name, smallest, 10, seed=1)
     x = np.ones((1, *smallest), dtype=np.float32)
-    assert ReferenceEvaluator(fitting).run(None, {"input": x})[0].shape == (1, 10)
+    assert ReferenceEvaluator(fitting.proto).run(None, {"input": x})[0].shape == (1, 10)
     for axis in range(1, len(smallest)):
         with pytest.raises(UsageError, match="does not fit"):
             build_model(name, tuple(n - (i == axis) for i, n in enumerate(smallest)), 10, seed=1)
@@ -138,7 +138,7 @@ def test_an_input_too_small_is_refused_with_the_smallest_that_fits(
 @pytest.mark.parametrize("name", ["mlp", "resnet8", "resnet20"])
 def test_models_without_a_smallest_input_take_a_single_element(name: str) -> None:
     model = build_model(name, (1, 1, 1), 2, seed=1)
-    assert ReferenceEvaluator(model).run(None, {"input": np.ones((2, 1, 1, 1), np.float32)})[0].shape == (2, 2)
+    assert ReferenceEvaluator(model.proto).run(None, {"input": np.ones((2, 1, 1, 1), np.float32)})[0].shape == (2, 2)
 
 
 def test_mistakes_are_named() -> None:

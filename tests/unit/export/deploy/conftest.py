@@ -12,19 +12,18 @@ from onnx import ModelProto, numpy_helper
 from device_runtime.wire.manifest import InputSpec, Manifest, encode_manifest
 from device_runtime.wire.submodel import encode_supports
 from device_runtime.wire.support import Support
-from export.forward.costs import cost_table
-from export.forward.parameters import initial_params, parameter_table
+from export.forward.model import ForwardModel
 from export.forward.values import forward_with
 from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
 
 
-def pruned(model: ModelProto, share: float, seed: int = 0) -> ModelProto:
+def pruned(model: ForwardModel, share: float, seed: int = 0) -> ForwardModel:
     """A copy with a random share of its prunable weights zero, and norms and biases away from their start."""
     rng = np.random.default_rng(seed)
     copy = ModelProto()
-    copy.CopyFrom(model)
-    table = {p.name: p for p in parameter_table(model)}
+    copy.CopyFrom(model.proto)
+    table = {p.name: p for p in model.parameters}
     for tensor in copy.graph.initializer:
         value = numpy_helper.to_array(tensor).copy()
         if table[tensor.name].prunable:
@@ -36,7 +35,7 @@ def pruned(model: ModelProto, share: float, seed: int = 0) -> ModelProto:
         else:
             value = rng.standard_normal(value.shape).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-    return copy
+    return ForwardModel(copy)
 
 
 SPEC = InputSpec(shape=(1, 8, 8), axes=(0, 1, 2), scale=0.5, mean=(1.0,), std=(2.0,))
@@ -52,7 +51,7 @@ def run_folder(tmp_path: Path) -> Callable[..., Path]:
             folder = run / "models" / str(index)
             folder.mkdir(parents=True)
             model = build_model("mlp", (1, 8, 8), 4, seed=index)
-            params = initial_params(model)
+            params = dict(model.initial)
             rng = np.random.default_rng(index)
             supports = {
                 name: Support.from_mask(rng.random(value.shape) < 0.5)
@@ -60,7 +59,7 @@ def run_folder(tmp_path: Path) -> Callable[..., Path]:
                 if value.ndim == 2
             }
             sparse = {n: v * supports[n].dense_mask() if n in supports else v for n, v in params.items()}
-            onnx.save(forward_with(model, sparse), folder / "forward.onnx")
+            onnx.save(forward_with(model, sparse).proto, folder / "forward.onnx")
             (folder / "params.safetensors").write_bytes(safetensors.numpy.save(params))
             (folder / "supports").write_bytes(encode_supports(supports))
             (folder / "manifest.json").write_bytes(encode_manifest(_manifest(model)))
@@ -71,7 +70,7 @@ def run_folder(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def _manifest(model: ModelProto) -> Manifest:
+def _manifest(model: ForwardModel) -> Manifest:
     return Manifest(
         model="mlp",
         engine="ort_training",
@@ -79,8 +78,8 @@ def _manifest(model: ModelProto) -> Manifest:
         class_count=4,
         loss="cross_entropy",
         optimizer=choose_optimizer("sgd"),
-        parameters=parameter_table(model),
-        costs=cost_table(model),
+        parameters=model.parameters,
+        costs=model.costs,
         files=(),
         opset=17,
         ir_version=8,

@@ -191,7 +191,7 @@ def main() -> None:
     for name, (make, x, y, epochs) in plans.items():
         this.READY[name] = trained(make, x, y, epochs)
         model = import_torch(f"tests.unit.export.deploy.outside_models:ready_{name}", x.shape[1:])
-        onnx.save(model, out / f"{name}.onnx")
+        onnx.save(model.proto, out / f"{name}.onnx")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_tables_name_what_matters(run_folder: RunFolder, tmp_path: Path) -> None
 
 def test_verify_ends_in_an_error_when_files_differ(tmp_path: Path) -> None:
     for seed in (1, 2):
-        onnx.save(build_model("mlp", (4,), 2, seed=seed), tmp_path / f"{seed}.onnx")
+        onnx.save(build_model("mlp", (4,), 2, seed=seed).proto, tmp_path / f"{seed}.onnx")
     with pytest.raises(UsageError, match=r"2\.onnx does not compute what .*1\.onnx does"):
         run("verify", str(tmp_path / "1.onnx"), str(tmp_path / "2.onnx"), "--json")
     assert json.loads(run("verify", *[str(tmp_path / "1.onnx")] * 2, "--json"))["max_abs"] == 0
@@ -143,7 +143,7 @@ def test_an_operator_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> No
     text = "4 | h = Gemm <transB=1> (input, w, b) output = Erf (h)"
     model = parsed(text, {"w": np.eye(4, dtype=np.float32), "b": np.ones(4, np.float32)})
     model.graph.node[1].name = "last"
-    onnx.save(model, tmp_path / "erf.onnx")
+    onnx.save(model.proto, tmp_path / "erf.onnx")
     out = tmp_path / "out" / "m.tflite"
     with pytest.raises(UsageError, match="no way to write Erf at node 'last'"):
         run("tflite", str(tmp_path / "erf.onnx"), "--out", str(out))

@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from export.deploy.dead_units import Cut
 from export.deploy.inference_graph import inference_graph, to_onnx
 from export.deploy.net import Net
+from export.forward.model import ForwardModel
 from export.models.graph import GraphBuilder
 from export.models.zoo import MODELS, build_model
 from tests.unit.export.deploy.conftest import pruned
@@ -22,9 +23,9 @@ def outputs(model: ModelProto, x: np.ndarray) -> np.ndarray:
     return found
 
 
-def assert_same(model: ModelProto, net: Net, tolerance: float = 1e-6) -> None:
+def assert_same(model: ForwardModel, net: Net, tolerance: float = 1e-6) -> None:
     x = np.random.default_rng(5).standard_normal((4, *net.input_shape)).astype(np.float32)
-    expected = outputs(model, x)
+    expected = outputs(model.proto, x)
     difference = np.abs(outputs(to_onnx(net), x) - expected).max()
     assert difference <= tolerance * max(np.abs(expected).max(), 1e-3)
 
@@ -61,7 +62,7 @@ def test_death_runs_through_several_layers() -> None:
     assert_same(model, graph.net)
 
 
-def conv_pair(pads: str, bias: float) -> ModelProto:
+def conv_pair(pads: str, bias: float) -> ForwardModel:
     """Two convolutions; channel 1 of the first has no incoming weights and the bias given."""
     rng = np.random.default_rng(0)
     first = rng.standard_normal((3, 2, 3, 3)).astype(np.float32)
@@ -147,12 +148,12 @@ def test_zoo_models_compute_the_same(name: str, share: float) -> None:
     model = pruned(build_model(name, shape, 4, seed=1), share)
     x = np.random.default_rng(5).standard_normal((8, *shape)).astype(np.float32)
     if share < 0.99:
-        assert outputs(model, x).std(axis=0).max() > 0.1, "the output depends on the input"
+        assert outputs(model.proto, x).std(axis=0).max() > 0.1, "the output depends on the input"
     graph = inference_graph(model)
     assert_same(model, graph.net, tolerance=2e-6)
     if share == 0.99:
         assert graph.cuts
-    again = inference_graph(to_onnx(graph.net))
+    again = inference_graph(ForwardModel(to_onnx(graph.net)))
     assert again.cuts == ()
 
 

@@ -7,9 +7,9 @@ import onnx
 import pytest
 
 from export.deploy.deployment import Request, deploy_onnx, deploy_tflite
-from export.deploy.net import read_net
 from export.deploy.samples import DataFile
 from export.deploy.source import open_source
+from export.forward.model import ForwardModel
 from export.models.zoo import MODELS, build_model
 from tests.unit.export.deploy.conftest import pruned
 
@@ -24,13 +24,14 @@ def saved(name: str, folder: Path) -> Path:
     if name in OUTSIDE:
         return OUTSIDE[name]
     model = build_model(name, SHAPES.get(name, (1, 20, 20)), 10, seed=1)
-    onnx.save(pruned(model, 0.25), folder / f"{name}.onnx")
+    onnx.save(pruned(model, 0.25).proto, folder / f"{name}.onnx")
     return folder / f"{name}.onnx"
 
 
 def smooth_samples(path: Path, folder: Path) -> DataFile:
     """Smooth samples: white noise has ranges that no trained network sees."""
-    x = np.random.default_rng(0).standard_normal((96, *read_net(onnx.load(path)).input_shape)).astype(np.float32)
+    shape = ForwardModel(onnx.load(path)).inputs["input"]
+    x = np.random.default_rng(0).standard_normal((96, *shape)).astype(np.float32)
     for axis in range(2, x.ndim):
         x = (x + np.roll(x, 1, axis) + np.roll(x, -1, axis)) / np.sqrt(3)
     np.savez(folder / "d.npz", x=x.astype(np.float32))

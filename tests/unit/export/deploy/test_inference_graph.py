@@ -7,7 +7,7 @@ from onnx import ModelProto, helper, numpy_helper
 from device_runtime.wire.errors import UsageError
 from export.deploy.inference_graph import inference_graph, to_onnx
 from export.deploy.simplify import per_channel
-from export.models.graph import IR_VERSION_MAX
+from export.forward.form import IR_VERSION_MAX
 from export.models.zoo import build_model
 from tests.unit.export.deploy.conftest import pruned
 from tests.unit.export.tflite.conftest import parsed
@@ -30,7 +30,7 @@ def ops(text: str, **tensors: np.ndarray) -> list[str]:
     model = parsed(text, tensors)
     graph = inference_graph(model, cut=False)
     x = RNG.standard_normal((3, *graph.net.input_shape)).astype(np.float32)
-    expected, found = (run(m, x) for m in (model, to_onnx(graph.net)))
+    expected, found = (run(m, x) for m in (model.proto, to_onnx(graph.net)))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     return [layer.op for layer in graph.net.layers]
 
@@ -95,14 +95,14 @@ def test_constants_are_folded_and_quantisation_is_left_alone() -> None:
 def test_an_operator_of_another_domain_is_refused_by_name() -> None:
     model = parsed("4 | output = Relu (input)", {})
     model.graph.node[0].domain, model.graph.node[0].name = "com.example", "mine"
-    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    model.proto.opset_import.append(helper.make_opsetid("com.example", 1))
     with pytest.raises(UsageError, match=r"'mine' is com\.example\.Relu, no standard operator"):
         inference_graph(model)
 
 
 def test_the_ir_version_is_one_the_runtime_takes() -> None:
     model = parsed("4 | output = Relu (input)", {})
-    model.ir_version = 13
+    model.proto.ir_version = 13
     assert to_onnx(inference_graph(model).net).ir_version == IR_VERSION_MAX
 
 

@@ -6,18 +6,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto
 
 from device_runtime.wire.errors import UsageError
 from export.deploy.inspection import inspect_file
-from export.forward.costs import cost_table
+from export.forward.model import ForwardModel
 from export.models.zoo import MODELS, build_model
 from tests.unit.export.deploy.conftest import pruned
 from tests.unit.export.tflite.conftest import parsed
 
 
-def saved(model: ModelProto, tmp_path: Path) -> Path:
-    onnx.save(model, tmp_path / "m.onnx")
+def saved(model: ForwardModel, tmp_path: Path) -> Path:
+    onnx.save(model.proto, tmp_path / "m.onnx")
     return tmp_path / "m.onnx"
 
 
@@ -26,7 +25,7 @@ def test_flops_and_parameters_are_those_of_the_cost_table(name: str, tmp_path: P
     shape = {"mlp": (1, 8, 8), "cnn1d": (6, 32)}.get(name, (1, 20, 20))
     model = build_model(name, shape, 4, seed=1)
     found = inspect_file(saved(model, tmp_path))
-    assert found.flops_dense == found.flops_executed == sum(row.flops_forward for row in cost_table(model))
+    assert found.flops_dense == found.flops_executed == sum(row.flops_forward for row in model.costs)
     assert found.parameters == sum(int(np.prod(t.dims)) for t in model.graph.initializer)
     assert found.file_bytes == (tmp_path / "m.onnx").stat().st_size
     assert 0 < found.compressed_bytes < found.file_bytes
@@ -75,7 +74,7 @@ def test_quantised_graphs_are_read_too(tmp_path: Path) -> None:
 
     model = build_model("lenet5", (1, 28, 28), 10, seed=1)
     x = np.random.default_rng(0).standard_normal((8, 1, 28, 28)).astype(np.float32)
-    found = inspect_file(saved(quantise_onnx(model, x), tmp_path))
+    found = inspect_file(saved(ForwardModel(quantise_onnx(model.proto, x)), tmp_path))
     assert found.parameters == 61_706
     assert found.flops_dense == 833_040
     assert {layer.dtype for layer in found.layers if layer.flops_dense} == {"int8"}

@@ -17,13 +17,14 @@ from export.deploy.inspection import inspect_file
 from export.deploy.provenance import onnx_provenance
 from export.deploy.source import open_source
 from export.deploy.tables import print_inspection
+from export.forward.model import ForwardModel
 from export.models.zoo import build_model
 from tests.unit.export.deploy.conftest import SPEC
 
 RunFolder = Callable[..., Path]
 
 
-def weight(model: onnx.ModelProto, name: str) -> np.ndarray:
+def weight(model: ForwardModel, name: str) -> np.ndarray:
     return next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == name)
 
 
@@ -85,7 +86,7 @@ def test_a_round_that_was_not_kept_is_named(run_folder: RunFolder, tmp_path: Pat
 
 
 def test_an_onnx_file_is_a_source_and_a_missing_one_is_not(tmp_path: Path) -> None:
-    onnx.save(build_model("mlp", (4,), 2, seed=1), tmp_path / "net.onnx")
+    onnx.save(build_model("mlp", (4,), 2, seed=1).proto, tmp_path / "net.onnx")
     source = open_source(str(tmp_path / "net.onnx"))
     assert (source.provenance.model, source.provenance.run, source.held_out) == ("net", "", None)
     with pytest.raises(UsageError, match="cannot be read"):

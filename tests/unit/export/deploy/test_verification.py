@@ -35,8 +35,8 @@ def files(tmp_path: Path) -> Callable[[float], tuple[Path, Path]]:
 
     def make(amount: float) -> tuple[Path, Path]:
         model = build_model("mlp", (6,), 3, seed=1)
-        onnx.save(model, tmp_path / "a.onnx")
-        onnx.save(disturbed(model, "fc3.bias", amount), tmp_path / "b.onnx")
+        onnx.save(model.proto, tmp_path / "a.onnx")
+        onnx.save(disturbed(model.proto, "fc3.bias", amount), tmp_path / "b.onnx")
         return tmp_path / "a.onnx", tmp_path / "b.onnx"
 
     return make
@@ -98,7 +98,7 @@ def test_int8_is_judged_by_accuracy_where_labels_are_known(files: Callable[[floa
 
 def test_models_of_different_tasks_are_not_compared(tmp_path: Path) -> None:
     for classes in (3, 4):
-        onnx.save(build_model("mlp", (6,), classes, seed=1), tmp_path / f"{classes}.onnx")
+        onnx.save(build_model("mlp", (6,), classes, seed=1).proto, tmp_path / f"{classes}.onnx")
     with pytest.raises(UsageError, match="compare models of one task"):
         verify(tmp_path / "3.onnx", tmp_path / "4.onnx", None, seconds=0)
 
@@ -172,8 +172,8 @@ def test_a_quantised_file_of_any_origin_is_judged_as_one(tmp_path: Path) -> None
 
     model = build_model("mlp", (6,), 3, seed=1)
     x = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
-    onnx.save(model, tmp_path / "a.onnx")
-    onnx.save(quantise_onnx(model, x), tmp_path / "b.onnx")
+    onnx.save(model.proto, tmp_path / "a.onnx")
+    onnx.save(quantise_onnx(model.proto, x), tmp_path / "b.onnx")
     found = verify(tmp_path / "a.onnx", tmp_path / "b.onnx", None, seconds=0)
     assert (found.a.dtype, found.b.dtype, found.tolerance.kind) == ("fp32", "int8", "int8")
     assert 0 < found.rms_relative < 0.1

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from device_runtime.wire.errors import UsageError
 from export.commands import app
+from export.forward.model import ForwardModel
 from export.models.zoo import build_model
 from tests.unit.export.deploy.conftest import pruned
 
@@ -146,26 +147,25 @@ def test_a_run_gives_what_was_trained_not_what_the_factory_makes(folder: Path, r
     assert not (folder / "n.tflite").exists()
 
 
-def _run_of(run: Path, model: onnx.ModelProto | None, spec: str) -> Path:
+def _run_of(run: Path, model: ForwardModel | None, spec: str) -> Path:
     """The run folder with another model in it, and settings that name where it is from."""
     import safetensors.numpy
 
     from device_runtime.wire.submodel import encode_supports
     from device_runtime.wire.support import Support
-    from export.forward.parameters import initial_params
 
     (run / "settings.json").write_text(json.dumps({"model": {"torch": spec}}))
     if model is None:
         return run
     (run / "held_out.npz").unlink()
-    place, values = run / "models" / "3", initial_params(model)
+    place, values = run / "models" / "3", dict(model.initial)
     manifest = json.loads((place / "manifest.json").read_text())
     manifest["input"] = {"shape": [4]}
     shapes = {p["name"]: p for p in manifest["parameters"]}
     base = next(p for p in shapes.values() if p["role"] == "weight")
     manifest["parameters"] = [{**base, "name": n, "shape": list(v.shape)} for n, v in values.items()]
     (place / "manifest.json").write_text(json.dumps(manifest))
-    onnx.save(model, place / "forward.onnx")
+    onnx.save(model.proto, place / "forward.onnx")
     (place / "params.safetensors").write_bytes(safetensors.numpy.save(values))
     supports = {n: Support.from_mask(v != 0) for n, v in values.items() if v.ndim == 2}
     (place / "supports").write_bytes(encode_supports(supports))
@@ -190,7 +190,7 @@ def test_what_the_converter_cannot_do_is_one_sentence(folder: Path) -> None:
 
 
 def test_a_model_that_is_not_of_torch_is_refused(tmp_path: Path) -> None:
-    onnx.save(build_model("mlp", (4,), 2, seed=1), tmp_path / "plain.onnx")
+    onnx.save(build_model("mlp", (4,), 2, seed=1).proto, tmp_path / "plain.onnx")
     with pytest.raises(UsageError, match="plain is no torch model"):
         tflite(str(tmp_path / "plain.onnx"), tmp_path / "m.tflite")
     assert not (tmp_path / "m.tflite").exists()

@@ -97,10 +97,10 @@ def test_every_opset_in_range_gives_the_same_step(name: str, version: int, stepp
     expected = stepper(model, SGD).run(x, y, 0.1)
     if version < 17:
         other = ModelProto()
-        other.CopyFrom(model)
+        other.CopyFrom(model.proto)
         other.opset_import[0].version = version
     else:
-        other = version_converter.convert_version(model, version)
+        other = version_converter.convert_version(model.proto, version)
     ours = stepper(other, SGD)
     assert ours.step.train.opset_import[0].version == max(17, version)
     found = ours.run(x, y, 0.1)
@@ -238,7 +238,7 @@ def test_ranges_are_checked() -> None:
         train_step(model, loss="hinge", optimizer=SGD)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="accumulated over 0"):
         train_step(model, loss="mse", optimizer=SGD, accumulation=0)
-    model.opset_import[0].version = 22
+    model.proto.opset_import[0].version = 22
     with pytest.raises(UsageError, match="opset 22: export it with opset 17 to 21"):
         train_step(model, loss="mse", optimizer=SGD)
 

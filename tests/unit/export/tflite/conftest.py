@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
 from export.deploy.inference_graph import inference_graph
+from export.forward.model import ForwardModel
 from export.models.onnx_import import as_forward
 
 
-def parsed(text: str, tensors: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+def parsed(text: str, tensors: Mapping[str, np.ndarray]) -> ForwardModel:
     """A forward model from onnx's text form: `text` is the body of a graph from `input` to `output`."""
     head, _, body = text.partition("|")
     source = (
@@ -38,7 +38,7 @@ def both(tmp_path: Path) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         path = tmp_path / "model.tflite"
         path.write_bytes(write_tflite(net, {"espalier": DESCRIBED}))
         x = np.random.default_rng(1).standard_normal((3, *net.input_shape)).astype(np.float32)
-        (expected,) = ReferenceEvaluator(model).run(None, {"input": x})
+        (expected,) = ReferenceEvaluator(model.proto).run(None, {"input": x})
         return expected, TfliteRunner(path, 1).run(x)
 
     return run
