@@ -28,6 +28,7 @@ from aggregator.run_folder import (
 )
 from aggregator.settings import Settings
 from aggregator.state import RunState, decode_state, encode_state
+from device_runtime.store import ArrivingBlobs
 from device_runtime.surroundings import Arrived, Inbox, LinkDown, LinkUp, Station, Surroundings
 from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.errors import EngineError, RemoteWireError, UsageError
@@ -60,6 +61,7 @@ class Aggregator:
         remember_settings(self._ledger, self._folder, settings)
         self._run_id = new_run_id(self._ledger)
         self._blobs = self._federation.blobs
+        self._arriving = ArrivingBlobs(self._folder / "arriving")
         self._kept = KeptProfiles(self._folder)
         self._rates = DeviceRates(settings, self._federation)
         self._profiles = ProfileState(settled={device: facts.sha for device, facts in self._kept.facts.items()})
@@ -185,14 +187,17 @@ class Aggregator:
         self._profiles, commands = step
         for command in commands:
             match command:
-                case profiles.KeepProfile(device, data):
-                    self._keep_profile(device, data)
-                case events.Send() | events.Note():
+                case profiles.KeepProfile(device, sha):
+                    self._keep_profile(device, sha)
+                case _:
                     self._carry_out(command)
 
-    def _keep_profile(self, device: str, data: bytes) -> None:
+    def _keep_profile(self, device: str, sha: str) -> None:
         """A profile that is none, or that the disk does not take, is told of and costs no round."""
         try:
+            data = self._arriving.take(device, sha)
+            if data is None:
+                raise UsageError(f"blob {sha[:12]} does not match its SHA-256")
             facts = self._kept.keep(device, data)
         except UsageError as error:
             self._book(events.Note(f"the profile of {device} is ignored: {str(error)[:300]}"))
@@ -214,8 +219,12 @@ class Aggregator:
                 self._serve(device, get.sha, get.indices)
             case events.OpenRound():
                 self._open(command)
-            case events.CheckUpdate(offer, data):
-                self._check(offer, data)
+            case events.WriteChunk(device, chunk):
+                self._arriving.write(device, chunk)
+            case events.DropChunks(device, sha):
+                self._arriving.drop(device, sha)
+            case events.CheckUpdate(offer):
+                self._check(offer)
             case events.RejectUpdate(offer, reason):
                 self._verdict(offer, "rejected", reason)
             case events.CloseRound(round_index):
@@ -313,7 +322,11 @@ class Aggregator:
             raise UsageError(f"no device of round {self._state.round_index} can be given an artifact: {why}")
         return servable
 
-    def _check(self, offer: Offer, data: bytes) -> None:
+    def _check(self, offer: Offer) -> None:
+        data = self._arriving.take(offer.device, offer.update_sha)
+        if data is None:
+            self._step(events.Spoilt(offer, f"blob {offer.update_sha[:12]} does not match its SHA-256"))
+            return
         try:
             self._federation.check(self._state.tasks[offer.device].assignment, offer, data)
         except RemoteWireError as error:

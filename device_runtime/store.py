@@ -1,12 +1,13 @@
-"""Files that are whole or absent: atomic writes, and a store of blobs named by their SHA-256."""
+"""Files that are whole or absent: atomic writes, a store of blobs named by their SHA-256, and what arrives for it."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from device_runtime.wire import limits
 from device_runtime.wire.errors import UsageError
-from device_runtime.wire.limits import CHUNK_BYTES_MAX
 from device_runtime.wire.messages import Chunk
 from device_runtime.wire.support import sha256_hex
 from device_runtime.wire.transfer import chunk_count
@@ -76,8 +77,8 @@ class BlobStore:
                 size_bytes = os.fstat(file.fileno()).st_size
                 if index >= chunk_count(size_bytes):
                     return None
-                file.seek(index * CHUNK_BYTES_MAX)
-                return Chunk(sha=sha, index=index, size_bytes=size_bytes, data=file.read(CHUNK_BYTES_MAX))
+                file.seek(index * limits.CHUNK_BYTES_MAX)
+                return Chunk(sha=sha, index=index, size_bytes=size_bytes, data=file.read(limits.CHUNK_BYTES_MAX))
         except FileNotFoundError:
             return None
 
@@ -94,3 +95,43 @@ class BlobStore:
         for path in self.folder.glob("??/*"):
             if path.name not in wanted:
                 path.unlink(missing_ok=True)
+
+
+class ArrivingBlobs:
+    """Blobs under way, a file in `folder` for each: chunks are written as they come and nothing is held in memory.
+
+    What is here counts for nothing until it is taken, whole and checked; so nothing is made durable, and what an
+    earlier process left is removed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def path(self, owner: str, sha: str) -> Path:
+        """Where the chunks of a blob lie that comes from `owner`, so that nobody can spoil what another sends."""
+        return self.folder / f"{owner}.{sha}"
+
+    def write(self, owner: str, chunk: Chunk) -> None:
+        """Write a chunk at its place. Raises UsageError when the folder cannot be written."""
+        path = self.path(owner, chunk.sha)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644), "wb") as file:
+                file.seek(chunk.index * limits.CHUNK_BYTES_MAX)
+                file.write(chunk.data)
+        except OSError as error:
+            raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}.") from error
+
+    def take(self, owner: str, sha: str) -> bytes | None:
+        """The blob's bytes, None when they do not match its name; either way it is no longer here."""
+        try:
+            data = self.path(owner, sha).read_bytes()
+        except FileNotFoundError:
+            return None
+        self.drop(owner, sha)
+        return data if sha256_hex(data) == sha else None
+
+    def drop(self, owner: str, sha: str) -> None:
+        """Forget what was written of a blob."""
+        self.path(owner, sha).unlink(missing_ok=True)

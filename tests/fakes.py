@@ -101,3 +101,21 @@ def cut_chunk(data: bytes, sha: str, index: int) -> Chunk | None:
         return None
     start = index * limits.CHUNK_BYTES_MAX
     return Chunk(sha=sha, index=index, size_bytes=len(data), data=data[start : start + limits.CHUNK_BYTES_MAX])
+
+
+class MemoryArrivals:
+    """Blobs under way in memory: the dumb twin of `ArrivingBlobs`."""
+
+    def __init__(self) -> None:
+        self.written: dict[tuple[str, str], dict[int, bytes]] = {}
+
+    def write(self, owner: str, chunk: Chunk) -> None:
+        self.written.setdefault((owner, chunk.sha), {})[chunk.index] = chunk.data
+
+    def take(self, owner: str, sha: str) -> bytes | None:
+        chunks = self.written.pop((owner, sha), {})
+        data = b"".join(chunks[index] for index in sorted(chunks))
+        return data if hashlib.sha256(data).hexdigest() == sha else None
+
+    def drop(self, owner: str, sha: str) -> None:
+        self.written.pop((owner, sha), None)

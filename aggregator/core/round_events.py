@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from device_runtime.wire.messages import Assignment, Get, Hello, Message, Offer, Receipt, Refusal
+from device_runtime.wire.messages import Assignment, Chunk, Get, Hello, Message, Offer, Receipt, Refusal
 
 # --- events -------------------------------------------------------------------------------------------------------
 
@@ -32,6 +32,14 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class Spoilt:
+    """The update that was to be checked is not the one that was offered."""
+
+    offer: Offer
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The round's result is committed."""
 
@@ -41,7 +49,7 @@ class Tick:
     """Time passed."""
 
 
-Event = Heard | Opened | Checked | Closed | Tick
+Event = Heard | Opened | Checked | Spoilt | Closed | Tick
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -89,10 +97,9 @@ class OpenRound:
 
 @dataclass(frozen=True, slots=True)
 class CheckUpdate:
-    """Check an update, journal the verdict; answer with Checked."""
+    """Check the update whose chunks were written, journal the verdict; answer with Checked, or with Spoilt."""
 
     offer: Offer
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +125,22 @@ class CloseRound:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteChunk:
+    """Write a chunk of what is pulled from a device to its place on disk."""
+
+    device: str
+    chunk: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class DropChunks:
+    """Forget what was written of a blob that is not pulled from the device any more."""
+
+    device: str
+    sha: str
+
+
+@dataclass(frozen=True, slots=True)
 class Serve:
     """Publish chunks of a blob to a device."""
 
@@ -133,4 +156,5 @@ class Note:
 
 
 Bookkeeping = Enrol | Depart | RecordRefusal | Note
-Command = Send | Broadcast | OpenRound | CheckUpdate | RejectUpdate | CloseRound | Serve | Bookkeeping
+PullCommand = Send | WriteChunk | DropChunks
+Command = PullCommand | Broadcast | OpenRound | CheckUpdate | RejectUpdate | CloseRound | Serve | Bookkeeping

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from aggregator.core import pulls
+from aggregator.core.pulls import PullRules, Pulls
 from aggregator.core.round_events import (
     Broadcast,
     Checked,
@@ -31,13 +33,13 @@ from aggregator.core.round_events import (
     RejectUpdate,
     Send,
     Serve,
+    Spoilt,
     Tick,
 )
-from device_runtime.wire import transfer
-from device_runtime.wire.errors import RemoteWireError
-from device_runtime.wire.limits import DEVICE_COUNT_MAX
+from device_runtime.wire.limits import DEVICE_COUNT_MAX, UPDATE_CHUNKS_MAX, WINDOW_CHUNKS
 from device_runtime.wire.messages import (
     Assignment,
+    BlobRef,
     Chunk,
     Get,
     Gone,
@@ -51,10 +53,9 @@ from device_runtime.wire.messages import (
     Verdict,
     Welcome,
 )
-from device_runtime.wire.transfer import Download
 
 SECOND_NS = 1_000_000_000
-SILENCE_NS = 3 * SECOND_NS
+PULL_RULES = PullRules(UPDATE_CHUNKS_MAX, WINDOW_CHUNKS)
 
 Phase = Literal["gathering", "opening", "open", "closing", "finished"]
 TaskStatus = Literal["assigned", "receiving", "checking", "accepted", "rejected", "refused"]
@@ -90,8 +91,6 @@ class Task:
     assignment: Assignment
     status: TaskStatus = "assigned"
     offer: Offer | None = None
-    download: Download | None = None
-    retry_due_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +106,7 @@ class RoundState:
     update_bytes_max: int = 0
     deadline_ns: int = 0
     receipts: Mapping[tuple[str, str], Receipt] = field(default_factory=dict)
+    pulls: Pulls = field(default=Pulls(PULL_RULES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +165,8 @@ def step(state: RoundState, event: Event, now_ns: int) -> Step:
             return _opened(state, event, now_ns)
         case Checked():
             return _advance(*_checked(state, event), now_ns)
+        case Spoilt(offer, reason):
+            return _spoilt(state, offer, reason)
         case Closed():
             return _closed(state, now_ns)
         case Tick():
@@ -176,7 +178,7 @@ def _heard(state: RoundState, device: str, message: Message, now_ns: int) -> Ste
         case Hello() if message.device == device:
             return _hello(state, message, now_ns)
         case Goodbye() if message.device == device:
-            return _advance(*_leave(state, message), now_ns)
+            return _advance(*_leave(state, message, now_ns), now_ns)
         case Gone() if message.device == device:
             return _gone(state, message)
         case Get():
@@ -186,7 +188,7 @@ def _heard(state: RoundState, device: str, message: Message, now_ns: int) -> Ste
         case Offer() if message.device == device:
             return _offer(state, message, now_ns)
         case Refusal() if message.device == device:
-            return _advance(*_refusal(state, message), now_ns)
+            return _advance(*_refusal(state, message, now_ns), now_ns)
         case _:
             return state, [Note(f"{device} sent a {type(message).__name__} that is not its to send; ignored")]
 
@@ -226,7 +228,7 @@ def _gone(state: RoundState, gone: Gone) -> Step:
     return state, [Note(f"{gone.device} lost its connection; it stays a member")]
 
 
-def _leave(state: RoundState, goodbye: Goodbye) -> tuple[RoundState, list[Command]]:
+def _leave(state: RoundState, goodbye: Goodbye, now_ns: int) -> Step:
     """A member less, and no answer to wait for; the farewell of an old session is that of a device back already."""
     device, reason = goodbye.device, goodbye.reason or "said goodbye"
     member = state.members.get(device)
@@ -237,8 +239,8 @@ def _leave(state: RoundState, goodbye: Goodbye) -> tuple[RoundState, list[Comman
     if task is None or task.status in ANSWERED:
         return state, [Depart(device, reason)]
     refusal = Refusal(assignment_id=task.assignment.id, device=device, reason=reason)
-    state = _set_task(state, device, replace(task, status="refused", download=None))
-    return state, [RecordRefusal(refusal), Depart(device, reason)]
+    state, commands = _refused(state, device, task, now_ns)
+    return state, [RecordRefusal(refusal), Depart(device, reason), *commands]
 
 
 # --- opening and closing ------------------------------------------------------------------------------------------
@@ -288,7 +290,12 @@ def _closed(state: RoundState, now_ns: int) -> Step:
     state, commands = _count_missed(state)
     ids = {t.assignment.id for t in state.tasks.values()}
     receipts = {key: r for key, r in state.receipts.items() if key[0] in ids}  # older rounds are late in any case
-    state = replace(state, receipts=receipts, round_index=state.round_index + 1, attempt=0, tasks={}, phase="gathering")
+    pulling, dropped = pulls.drop_all(state.pulls)
+    commands += dropped
+    state = replace(
+        state, receipts=receipts, round_index=state.round_index + 1, attempt=0, tasks={}, pulls=pulling,
+        phase="gathering",
+    )  # fmt: skip
     if state.round_index > state.rules.round_count:
         return replace(state, phase="finished"), [*commands, Broadcast(Release(reason="the run is finished"))]
     return _advance(state, commands, now_ns)
@@ -313,14 +320,10 @@ def _count_missed(state: RoundState) -> tuple[RoundState, list[Command]]:
 def _tick(state: RoundState, now_ns: int) -> Step:
     if state.phase != "open":
         return _advance(state, [], now_ns)
-    commands: list[Command] = []
-    tasks = dict(state.tasks)
-    for device, task in state.tasks.items():
-        if task.status == "receiving" and task.download is not None and now_ns >= task.retry_due_ns:
-            download, get = transfer.retry(task.download)
-            tasks[device] = replace(task, download=download, retry_due_ns=now_ns + SILENCE_NS)
-            commands += [Send(device, get)] if get else []
-    state = replace(state, tasks=tasks)
+    pulling, asked, given_up = pulls.tick(state.pulls, now_ns)
+    state, commands = replace(state, pulls=pulling), list[Command](asked)
+    for device in given_up:  # to be pulled when it offers again
+        state = _set_task(state, device, replace(state.tasks[device], status="assigned"))
     if now_ns < state.deadline_ns:
         return _advance(state, commands, now_ns)  # all may have answered before a restart
     return _deadline(state, commands, now_ns)
@@ -361,39 +364,40 @@ def _offer(state: RoundState, offer: Offer, now_ns: int) -> Step:
         return state, [Send(device, _receipt(offer, "late", "the assignment was answered before"))]
     if offer.size_bytes > state.update_bytes_max:
         reason = f"{offer.size_bytes} bytes are more than the {state.update_bytes_max} this submodel can need"
-        task = replace(task, status="checking", offer=offer)
-        return _set_task(state, device, task), [RejectUpdate(offer, reason)]
+        state = _set_task(state, device, replace(task, status="checking", offer=offer))
+        state, commands = _pulling(state, pulls.drop(state.pulls, device, now_ns))
+        return state, [*commands, RejectUpdate(offer, reason)]
     if task.status == "checking":
         return state, []
-    if task.download is not None and task.download.sha == offer.update_sha:
-        download, get = transfer.retry(task.download)
-    else:
-        fresh = Download(offer.update_sha, state.update_bytes_max, size_bytes=offer.size_bytes)
-        download, get = transfer.request(fresh)
-    task = replace(task, status="receiving", offer=offer, download=download, retry_due_ns=now_ns + SILENCE_NS)
-    return _set_task(state, device, task), [Send(device, get)] if get else []
+    state = _set_task(state, device, replace(task, status="receiving", offer=offer))
+    blob = BlobRef(sha=offer.update_sha, size_bytes=offer.size_bytes)
+    return _pulling(state, pulls.ask(state.pulls, device, blob, now_ns))
+
+
+def _pulling(state: RoundState, step: pulls.Step) -> Step:
+    return replace(state, pulls=step[0]), list(step[1])
 
 
 def _chunk(state: RoundState, device: str, chunk: Chunk, now_ns: int) -> Step:
-    task = state.tasks.get(device)
-    if task is None or task.download is None or task.download.sha != chunk.sha:
+    outcome = pulls.take_in(state.pulls, device, chunk, now_ns)
+    state, commands = _pulling(state, (outcome.pulls, outcome.commands))
+    if not outcome.whole and not outcome.fault:
+        return state, commands
+    task = state.tasks[device]
+    assert task.offer is not None, "what is pulled was offered"
+    if outcome.fault:
+        state, more = _spoilt(state, task.offer, outcome.fault)
+        return state, [*commands, *more]
+    return _set_task(state, device, replace(task, status="checking")), [*commands, CheckUpdate(task.offer)]
+
+
+def _spoilt(state: RoundState, offer: Offer, reason: str) -> Step:
+    """Pulled again when it is offered again, not at once: a broken peer must not make us loop."""
+    task = state.tasks.get(offer.device)
+    if task is None or task.offer != offer or task.status in ANSWERED:
         return state, []
-    offer = task.offer
-    assert offer is not None, "a download belongs to an offer"
-    try:
-        download = transfer.accept(task.download, chunk)
-        data = transfer.assemble(download) if download.complete else None
-    except RemoteWireError as error:
-        # Pull it again after the silence, not at once: a broken peer must not make us loop.
-        fresh = Download(offer.update_sha, state.update_bytes_max, size_bytes=offer.size_bytes)
-        task = replace(task, download=fresh, retry_due_ns=now_ns + SILENCE_NS)
-        return _set_task(state, device, task), [Note(f"{device}: {error}; pulling it again")]
-    if data is not None:
-        state = _set_task(state, device, replace(task, status="checking", download=None))
-        return state, [CheckUpdate(offer, data)]
-    download, get = transfer.request(download)
-    task = replace(task, download=download, retry_due_ns=now_ns + SILENCE_NS)
-    return _set_task(state, device, task), [Send(device, get)] if get else []
+    note = Note(f"{offer.device}: {reason}; to be pulled again when it is offered again")
+    return _set_task(state, offer.device, replace(task, status="assigned")), [note]
 
 
 def _checked(state: RoundState, event: Checked) -> tuple[RoundState, list[Command]]:
@@ -408,13 +412,19 @@ def _checked(state: RoundState, event: Checked) -> tuple[RoundState, list[Comman
     return state, [Send(event.device, receipt)]
 
 
-def _refusal(state: RoundState, refusal: Refusal) -> tuple[RoundState, list[Command]]:
+def _refusal(state: RoundState, refusal: Refusal, now_ns: int) -> Step:
     task = state.tasks.get(refusal.device)
     if task is None or task.assignment.id != refusal.assignment_id or task.status in ANSWERED:
         return state, []
     note = Note(f"{refusal.device} cannot carry out its assignment: {refusal.reason}")
-    state = _set_task(state, refusal.device, replace(task, status="refused", download=None))
-    return state, [RecordRefusal(refusal), note]
+    state, commands = _refused(state, refusal.device, task, now_ns)
+    return state, [RecordRefusal(refusal), note, *commands]
+
+
+def _refused(state: RoundState, device: str, task: Task, now_ns: int) -> Step:
+    """The answer is no, and nothing is pulled for it any more."""
+    state = _set_task(state, device, replace(task, status="refused"))
+    return _pulling(state, pulls.drop(state.pulls, device, now_ns))
 
 
 def _set_task(state: RoundState, device: str, task: Task) -> RoundState:

@@ -35,9 +35,12 @@ INBOX_COUNT_MAX: Final = 4096
 # Eleven days: no clock read that for a training step or a phase of a round, and sums of such stay finite.
 DURATION_NS_MAX: Final = 10**15
 
+# So many chunks are under way to the aggregator at once, whatever the number of devices: what has arrived waits in its
+# memory until it is written. 128 small updates at once, or 16 of those that use the whole window.
+UPDATE_CHUNKS_MAX: Final = 128
+
 # The record of a profile run with all raw samples; ten cases of a model with steps of a millisecond have 5 MB.
 PROFILE_BYTES_MAX: Final = 16 * MIB
-# So many are pulled at a time: what is under way is held in memory.
-PROFILE_PULLS_MAX: Final = 2
-# One after the other: an update waits behind one chunk of a profile at most.
+# Two profiles at once, one chunk of each after the other: an update waits behind one chunk of a profile at most.
+PROFILE_CHUNKS_MAX: Final = 2
 PROFILE_WINDOW_CHUNKS: Final = 1

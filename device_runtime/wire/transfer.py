@@ -12,7 +12,8 @@ from device_runtime.wire.support import sha256_hex
 @dataclass(frozen=True, slots=True)
 class Download:
     """A blob under way. `size_bytes` is None until the first chunk tells it, or the offer did; `window` chunks at most
-    are asked for at a time."""
+    are asked for at a time. `gathers`: chunks are held here, to be assembled; else only their indices stay, and the
+    bytes go elsewhere as they come."""
 
     sha: str
     size_bytes_max: int
@@ -20,6 +21,7 @@ class Download:
     chunks: Mapping[int, bytes] = field(default_factory=dict)
     asked: frozenset[int] = frozenset()
     window: int = limits.WINDOW_CHUNKS
+    gathers: bool = True
 
     @property
     def complete(self) -> bool:
@@ -64,7 +66,7 @@ def accept(download: Download, chunk: Chunk) -> Download:
         raise RemoteWireError(f"chunk {chunk.index} of blob {chunk.sha[:12]} has {len(chunk.data)} bytes")
     # Chunks beyond the end were asked for blindly while the size was unknown: they will never come.
     asked = frozenset(i for i in download.asked if i != chunk.index and i < count)
-    chunks = {**download.chunks, chunk.index: chunk.data}
+    chunks = {**download.chunks, chunk.index: chunk.data if download.gathers else b""}
     return replace(download, size_bytes=chunk.size_bytes, chunks=chunks, asked=asked)
 
 
@@ -74,6 +76,7 @@ def assemble(download: Download) -> bytes:
     Raises RemoteWireError when its SHA-256 is not its name.
     """
     assert download.complete, "assemble is called on a complete download"
+    assert download.gathers, "and on one whose bytes are here"
     data = b"".join(download.chunks[i] for i in range(len(download.chunks)))
     if sha256_hex(data) != download.sha:
         raise RemoteWireError(f"blob {download.sha[:12]} does not match its SHA-256")

@@ -6,6 +6,7 @@ the real one answers at once: a round that is to be opened is open, an update th
 
 from dataclasses import replace
 
+from aggregator.core import round_events as events
 from aggregator.core import rounds
 from device_runtime import agent
 from device_runtime.wire.messages import (
@@ -163,8 +164,12 @@ class RoundTalk(Talk):
                 return f"journal: {device} is a member no more ({reason})"
             case rounds.OpenRound(round_index, attempt, devices):
                 return f"open round {round_index}, attempt {attempt}, with {', '.join(devices)}"
-            case rounds.CheckUpdate(offer, data):
-                return f"check and journal the update of {offer.device}, {len(data)} bytes"
+            case events.WriteChunk(device, chunk):
+                return f"write {named(chunk.sha)} [{chunk.index}] of {device}, {len(chunk.data)} bytes"
+            case events.DropChunks(device, sha):
+                return f"drop what was written of {named(sha)} of {device}"
+            case rounds.CheckUpdate(offer):
+                return f"check and journal the update of {offer.device}"
             case rounds.RejectUpdate(offer, reason):
                 return f"journal: the update of {offer.device} is rejected unseen ({reason})"
             case rounds.RecordRefusal(refusal):

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.core import rounds
+from aggregator.core.pulls import SILENCE_NS, SILENCES_MAX
+from aggregator.core.round_events import DropChunks, Spoilt, WriteChunk
 from aggregator.core.rounds import (
     SECOND_NS,
-    SILENCE_NS,
     Broadcast,
     Checked,
     CheckUpdate,
@@ -30,6 +31,7 @@ from aggregator.core.rounds import (
     Tick,
     step,
 )
+from device_runtime.wire import limits
 from device_runtime.wire.messages import (
     Assignment,
     Get,
@@ -44,7 +46,7 @@ from device_runtime.wire.messages import (
 )
 from device_runtime.wire.support import sha256_hex
 from tests import fakes
-from tests.fakes import QUICK, cut_chunk
+from tests.fakes import QUICK, MemoryArrivals, cut_chunk
 from tests.golden.values import MESSAGES
 
 UPDATE = b"update"
@@ -56,6 +58,7 @@ class Shell:
 
     def __init__(self, rules: RoundRules = RULES) -> None:
         self.state = RoundState(rules)
+        self.arriving = MemoryArrivals()
         self.now_ns = 0
         self.commands: list[rounds.Command] = []
         self.assignments: dict[str, Assignment] = {}
@@ -83,9 +86,16 @@ class Shell:
                 )
                 self.assignments |= {a.device: a for a in made}
                 self._step(Opened(made, 100))
-            case CheckUpdate(offer, data):
-                assert sha256_hex(data) == offer.update_sha
-                self._judge(offer, "accepted" if data.startswith(UPDATE) else "rejected")
+            case WriteChunk(device, chunk):
+                self.arriving.write(device, chunk)
+            case DropChunks(device, sha):
+                self.arriving.drop(device, sha)
+            case CheckUpdate(offer):
+                data = self.arriving.take(offer.device, offer.update_sha)
+                if data is None:
+                    self._step(Spoilt(offer, "it is not its name"))
+                else:
+                    self._judge(offer, "accepted" if data.startswith(UPDATE) else "rejected")
             case RejectUpdate(offer):
                 self._judge(offer, "rejected")
             case CloseRound():
@@ -250,7 +260,7 @@ def test_a_verdict_is_journalled_before_its_receipt_and_the_round_closes_after_i
     shell.update("b")
     commands = shell.update("a")
     order = [type(c).__name__ if not isinstance(c, Send) else type(c.message).__name__ for c in commands]
-    assert order[:4] == ["Get", "CheckUpdate", "Receipt", "CloseRound"]
+    assert order[:5] == ["Get", "WriteChunk", "CheckUpdate", "Receipt", "CloseRound"]
 
 
 def test_an_update_in_several_chunks_is_pulled_by_a_window_and_again_after_a_silence(monkeypatch, shell):
@@ -270,13 +280,63 @@ def test_an_update_in_several_chunks_is_pulled_by_a_window_and_again_after_a_sil
     assert shell.status()["a"] == "accepted"
 
 
-def test_a_spoilt_update_is_pulled_again_after_a_silence_not_at_once(shell):
+@pytest.mark.parametrize("spoilt", [b"spoilt", b"too long"], ids=["not its name", "a chunk that lies"])
+def test_a_spoilt_update_is_pulled_again_when_it_is_offered_again_not_at_once(shell, spoilt):
     shell.offer("a")
-    spoilt = cut_chunk(b"spoilt", sha256_hex(UPDATE), 0)
-    assert [type(c) for c in shell.happens(Heard("a", spoilt))] == [Note]
-    assert sent(shell.wait(SILENCE_NS / SECOND_NS), Get) == ["a"]
-    shell.happens(Heard("a", cut_chunk(UPDATE, sha256_hex(UPDATE), 0)))
+    commands = shell.happens(Heard("a", cut_chunk(spoilt, sha256_hex(UPDATE), 0)))
+    assert isinstance(commands[-1], Note)
+    assert sent(commands, Get) == sent(shell.wait(SILENCE_NS / SECOND_NS), Get) == []
+    assert shell.arriving.written == {}
+    shell.update("a")
     assert shell.status()["a"] == "accepted"
+
+
+def test_a_silent_device_is_given_up_and_its_update_pulled_when_it_is_offered_again(shell):
+    shell.offer("a")
+    asked = [sent(shell.wait(SILENCE_NS / SECOND_NS), Get) for _ in range(SILENCES_MAX)]
+    assert asked == [["a"]] * (SILENCES_MAX - 1) + [[]]
+    assert shell.status()["a"] == "assigned"
+    assert sent(shell.hello("a"), Assignment) == ["a"]
+    shell.update("a")
+    assert shell.status()["a"] == "accepted"
+
+
+def test_more_updates_than_there_are_places_come_in_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(limits, "CHUNK_BYTES_MAX", 8)  # so 80 bytes use the whole window
+    names = [f"d{number:02d}" for number in range(20)]
+    shell = Shell(replace(RULES, devices_min=20, quorum=20))
+    for name in names:
+        shell.hello(name)
+    data = UPDATE + b"x" * 74
+    asked = [name for name in names if sent(shell.offer(name, data), Get)]
+    assert asked == names[:16], "128 chunks under way are 16 windows of 8"
+    for index in range(10):
+        shell.happens(Heard("d03", cut_chunk(data, sha256_hex(data), index)))
+    assert shell.status()["d03"] == "accepted"
+    assert "d16" in shell.state.pulls.under_way
+    for name in names:
+        for index in range(10):
+            shell.happens(Heard(name, cut_chunk(data, sha256_hex(data), index)))
+    assert set(shell.closed[0]) == set(names)
+    assert shell.arriving.written == {}
+
+
+def test_an_update_too_large_ends_the_pull_of_the_one_before(shell):
+    """Or its last chunk would have the large one checked."""
+    shell.offer("a")
+    shell.happens(Heard("a", fakes.offer(shell.assignments["a"], bytes(101))))
+    assert shell.status()["a"] == "rejected"
+    assert shell.happens(Heard("a", cut_chunk(UPDATE, sha256_hex(UPDATE), 0))) == []
+
+
+def test_what_is_under_way_when_a_round_closes_is_dropped():
+    shell = Shell(replace(RULES, quorum=1))
+    shell.hello("a")
+    shell.hello("b")
+    shell.offer("b", UPDATE + b" that comes late")
+    shell.update("a")
+    assert DropChunks("b", sha256_hex(UPDATE + b" that comes late")) in shell.wait(60)
+    assert shell.state.pulls.under_way == {}
 
 
 def test_a_chunk_nobody_asked_for_is_ignored(shell):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from device_runtime.store import BlobStore, write_atomic
+from device_runtime.store import ArrivingBlobs, BlobStore, write_atomic
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.limits import CHUNK_BYTES_MAX
 from device_runtime.wire.support import sha256_hex
@@ -100,3 +100,46 @@ def test_chunks_read_from_disk_are_those_cut_from_memory(size: int, tmp_path: Pa
     for index in range(5):
         assert store.chunk(sha, index) == fakes.cut_chunk(data, sha, index)
     assert store.chunk("0" * 64, 0) is None
+
+
+def test_a_blob_that_arrives_in_any_order_and_twice_is_the_blob(tmp_path):
+    data = bytes(i % 251 for i in range(2 * CHUNK_BYTES_MAX + 77))
+    sha = sha256_hex(data)
+    arriving = ArrivingBlobs(tmp_path / "arriving")
+    for index in (2, 0, 2, 1):
+        arriving.write("pi-1", fakes.cut_chunk(data, sha, index))
+    assert arriving.take("pi-1", sha) == data
+    assert arriving.take("pi-1", sha) is None
+    assert os.listdir(arriving.folder) == []
+
+
+def test_a_blob_that_lacks_a_chunk_or_is_not_its_name_is_not_taken_and_goes(tmp_path):
+    data = bytes(CHUNK_BYTES_MAX + 5)
+    sha = sha256_hex(data)
+    arriving = ArrivingBlobs(tmp_path / "arriving")
+    arriving.write("pi-1", fakes.cut_chunk(data, sha, 0))
+    arriving.write("pi-2", fakes.cut_chunk(b"else", sha, 0))
+    assert arriving.take("pi-1", sha) is arriving.take("pi-2", sha) is None
+    assert os.listdir(arriving.folder) == []
+
+
+def test_nobody_spoils_what_another_sends(tmp_path):
+    arriving = ArrivingBlobs(tmp_path / "arriving")
+    sha = sha256_hex(b"update")
+    arriving.write("pi-1", fakes.cut_chunk(b"update", sha, 0))
+    arriving.write("pi-2", fakes.cut_chunk(b"damage", sha, 0))
+    arriving.drop("pi-2", sha)
+    assert arriving.take("pi-1", sha) == b"update"
+
+
+def test_what_an_earlier_process_left_half_way_goes(tmp_path):
+    sha = sha256_hex(b"update")
+    ArrivingBlobs(tmp_path / "arriving").write("pi-1", fakes.cut_chunk(b"update", sha, 0))
+    assert ArrivingBlobs(tmp_path / "arriving").take("pi-1", sha) is None
+    assert not (tmp_path / "arriving").exists()
+
+
+def test_a_folder_in_which_nothing_can_arrive_is_named(tmp_path):
+    (tmp_path / "arriving").write_bytes(b"a file")
+    with pytest.raises(UsageError, match=r"cannot write '.*/arriving/pi-1\."):
+        ArrivingBlobs(tmp_path / "arriving").write("pi-1", fakes.cut_chunk(b"", sha256_hex(b""), 0))
