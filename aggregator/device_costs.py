@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from aggregator.core.rates import GRID, Known, Point, RoundTime
+from aggregator.core.rating.interface import GRID
+from aggregator.core.rating.round_cost import Known, Point, RoundTime
 from aggregator.profiles.kept import CaseFacts, ProfileFacts
 from aggregator.results import RoundResult
 from device_runtime.wire.limits import DURATION_NS_MAX

@@ -15,12 +15,14 @@ from statistics import median
 import msgspec
 import safetensors.numpy
 
-from aggregator.core.residuals import sparse_params
+from aggregator.core.dense_model import sparse_params
+from aggregator.core.masks import supports_of
+from aggregator.core.method import RunState
+from aggregator.core.registry import read_rule
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger
 from aggregator.results import DeviceRound, DeviceSummary, Final, RoundResult, RunResult, Totals, uploaded_by_nobody
 from aggregator.settings import Settings
-from aggregator.state import RunState
 from device_runtime.store import write_atomic
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import encode_manifest
@@ -66,7 +68,7 @@ def remember_settings(ledger: Ledger, folder: Path, settings: Settings) -> None:
 def _stored_settings(stored: str) -> Settings:
     """Settings of a run begun before there was a section have that section's defaults."""
     try:
-        return msgspec.json.decode(stored, type=Settings)
+        return msgspec.json.decode(stored, type=Settings, dec_hook=read_rule)
     except msgspec.ValidationError as error:
         raise UsageError(f"the run was begun by another version, with other settings ({error}).") from error
 
@@ -90,9 +92,9 @@ def device_rounds(
     return [
         _device_round(
             offer,
-            outcome.state.contribution.weights[device],
+            outcome.weights[device],
             outcome.scores[device],
-            sparsity=federation.assigned_sparsity(assigned[device]),
+            sparsity=federation.submodels.sparsity_of(assigned[device]),
         )
         for device, offer in sorted(accepted.items())
     ]
@@ -141,8 +143,8 @@ def save_model(folder: Path, round_index: int, federation: Federation, outcome: 
     target = folder / "models" / str(round_index)
     model = outcome.state.model
     write_atomic(target / "params.safetensors", safetensors.numpy.save(dict(model.theta)))
-    write_atomic(target / "supports", encode_supports(federation.supports(outcome.state)))
-    write_atomic(target / "forward.onnx", federation.forward_model(sparse_params(model)))
+    write_atomic(target / "supports", encode_supports(supports_of(federation.model.facts.shapes, model.masks)))
+    write_atomic(target / "forward.onnx", federation.model.forward_bytes(sparse_params(model)))
     write_atomic(target / "manifest.json", encode_manifest(federation.artifacts.manifest))
 
 
@@ -166,7 +168,7 @@ def run_result(ledger: Ledger, federation: Federation, state: RunState, settings
         totals=Totals(
             bytes_up=sum(r.bytes_up for r in rounds),
             bytes_down=sum(r.bytes_down for r in rounds),
-            bytes_up_dense_fp32=4 * federation.parameter_count * updates,
+            bytes_up_dense_fp32=4 * federation.model.parameter_count * updates,
             flops_dense=sum(d.flops_dense or 0 for d in every),
             flops_ideal=sum(d.flops_ideal or 0 for d in every),
             flops_executed=sum(d.flops_executed or 0 for d in every),

@@ -9,9 +9,10 @@ from pathlib import Path
 from aggregator import run_events
 from aggregator.core import profiles, rounds
 from aggregator.core import round_events as events
+from aggregator.core.method import Present, RunState
 from aggregator.core.profiles import ProfileState
 from aggregator.core.rounds import SECOND_NS, RoundState
-from aggregator.device_rates import DeviceRates
+from aggregator.device_rates import MemberTimes
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger, Traffic
 from aggregator.plain_text import plain
@@ -27,7 +28,7 @@ from aggregator.run_folder import (
     write_result,
 )
 from aggregator.settings import Settings
-from aggregator.state import RunState, decode_state, encode_state
+from aggregator.state import decode_state, encode_state
 from device_runtime.store import ArrivingBlobs
 from device_runtime.surroundings import Arrived, Inbox, LinkDown, LinkUp, Station, Surroundings
 from device_runtime.wire.envelope import decode_message, encode_message
@@ -63,7 +64,7 @@ class Aggregator:
         self._blobs = self._federation.blobs
         self._arriving = ArrivingBlobs(self._folder / "arriving")
         self._kept = KeptProfiles(self._folder)
-        self._rates = DeviceRates(settings, self._federation)
+        self._times = MemberTimes(settings, self._federation)
         self._profiles = ProfileState(settled={device: facts.sha for device, facts in self._kept.facts.items()})
         self._traffic: Traffic = {}
         self._tick_due_ns = 0
@@ -284,27 +285,33 @@ class Aggregator:
         servable = self._servable(command.devices)
         earlier = {device: task.assignment for device, task in self._state.tasks.items()}
         assignments, bytes_max = self._federation.assign(
-            self._run_state, self._run_id, command.round_index, command.attempt, servable, self._sparsities(), earlier
+            self._run_state,
+            (self._run_id, command.round_index, command.attempt),
+            servable,
+            self._timed() if self._federation.method.needs_times else self._present(),
+            earlier,
         )
         self._ledger.open_round(command.round_index, command.attempt, bytes_max, assignments)
         self._tell(
             run_events.RoundOpened(
                 round_index=command.round_index,
                 devices=[a.device for a in assignments],
-                sparsities=[self._federation.assigned_sparsity(a) for a in assignments],
+                sparsities=[self._federation.submodels.sparsity_of(a) for a in assignments],
             )
         )
         self._step(events.Opened(assignments, bytes_max))
 
-    def _sparsities(self) -> dict[str, float]:
-        """By the policy of rates, the sparsity of every member; nothing where each gets the run's."""
-        if self._settings.rates.policy != "capability":
-            return self._federation.contribution_rates(self._run_state, self._state.members)
+    def _present(self) -> dict[str, Present]:
+        """Every member, with what its hello says."""
+        return {device: Present(member.hello.sample_count) for device, member in self._state.members.items()}
+
+    def _timed(self) -> dict[str, Present]:
+        """Every member, with what is known of its times too."""
         hellos = {device: member.hello for device, member in self._state.members.items()}
-        chosen, notes = self._rates.choose(self._ledger, hellos, self._kept.facts, self._state.round_index)
+        present, notes = self._times.present(self._ledger, hellos, self._kept.facts, self._state.round_index)
         for text in notes:
             self._book(events.Note(text))
-        return chosen
+        return present
 
     def _servable(self, devices: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         """The engines of the devices for which an artifact can be made; the others are told of and left out."""
@@ -328,7 +335,7 @@ class Aggregator:
             self._step(events.Spoilt(offer, f"blob {offer.update_sha[:12]} does not match its SHA-256"))
             return
         try:
-            self._federation.check(self._state.tasks[offer.device].assignment, offer, data)
+            self._federation.submodels.check(self._state.tasks[offer.device].assignment, offer, data)
         except RemoteWireError as error:
             self._verdict(offer, "rejected", str(error))
             return
@@ -355,7 +362,7 @@ class Aggregator:
     def _close(self, round_index: int) -> None:
         accepted = {d: t.offer for d, t in self._state.tasks.items() if t.status == "accepted" and t.offer is not None}
         assigned = {d: self._state.tasks[d].assignment for d in accepted}
-        outcome = self._federation.close(self._run_state, round_index, accepted, assigned)
+        outcome = self._federation.close(self._run_state, round_index, self._present(), accepted, assigned)
         self._commit(round_index, accepted, assigned, outcome)
         self._tell(run_events.RoundClosed(round_index=round_index))
         last = round_index >= self._settings.rounds.count
@@ -374,11 +381,12 @@ class Aggregator:
         state_sha = self._blobs.put(encode_state(outcome.state))
         self._ledger.add_traffic(round_index, self._take_traffic())
         traffic = self._ledger.traffic().get(round_index, {})
+        dense, sparse = outcome.evaluation.dense, outcome.evaluation.sparse
         result = RoundResult(
             round_index=round_index,
-            accuracy_dense=outcome.dense.accuracy if outcome.dense else None,
-            accuracy_sparse=outcome.sparse.accuracy if outcome.sparse else None,
-            loss_sparse=outcome.sparse.loss if outcome.sparse else None,
+            accuracy_dense=dense.accuracy if dense else None,
+            accuracy_sparse=sparse.accuracy if sparse else None,
+            loss_sparse=sparse.loss if sparse else None,
             bytes_up=sum(up for up, _ in traffic.values()),
             bytes_down=sum(down for _, down in traffic.values()),
             wall_s=(self._now_ns() - self._opened_ns) / SECOND_NS,

@@ -1,22 +1,24 @@
-"""The settings of a run: what the operator chooses, checked once, written into the run folder."""
+"""The settings of a run: what the operator chooses, checked once, written into the run folder.
 
+The tables of the method's rules are the rules' own records; what a file leaves out of them, the recipe fills in.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from aggregator.core.averaging import AveragingRule, Coverage
-from aggregator.core.averaging import Step as ServerStep
-from aggregator.core.contribution import ContributionRule, ScoreScale, Weighting
-from aggregator.core.pruning import LayerRule, keep_counts
-from aggregator.core.rates import RatePolicy, RatesRule
-from aggregator.core.residuals import ResidualPolicy
+from aggregator.core.composed import Parts
+from aggregator.core.method import Facts, Method
+from aggregator.core.registry import read_rule
 from aggregator.core.rounds import RoundRules
-from aggregator.core.topology import Between, GrowValue, Kind, TopologyRule, end_round_of
+from aggregator.moved_settings import moved
+from aggregator.recipes import RECIPES, Recipe, Thesis
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec, Loss, OptimizerName
 from device_runtime.wire.messages import Hyper
 from device_runtime.wire.names import check_name
-from device_runtime.wire.settings import LinkSettings, check_link, parse_settings
+from device_runtime.wire.settings import LinkSettings, check_link, convert_settings, read_toml
 from device_runtime.wire.submodel import ValueType
 
 
@@ -63,42 +65,6 @@ class TrainingSection(Section, frozen=True):
     update_dtype: ValueType = "fp16"
 
 
-class PruningSection(Section, frozen=True):
-    """How much is pruned, where, and how the mask moves; end_round 0 means three quarters of the rounds."""
-
-    sparsity: float = 0.8
-    layers: LayerRule = "erk"
-    residual: ResidualPolicy = "trained"
-    topology: Kind = "dynamic"
-    prune_share: float = 0.1
-    every_rounds: int = 3
-    end_round: int = 0
-    dense_rounds: int = 0
-    grow_value: GrowValue = "residual"
-    between: Between = "keep"
-
-
-class ContributionSection(Section, frozen=True):
-    """How updates are weighted and averaged."""
-
-    weighting: Weighting = "cgsv"
-    gamma0: float = 0.7
-    weight_min: float = 1e-3
-    score_scale: ScoreScale = "literal"
-    exclude_self: bool = False
-    coverage: Coverage = "coverage"
-    step: ServerStep = "raw"
-
-
-class RatesSection(Section, frozen=True):
-    """How sparse each device's submodel is, beyond the run's sparsity."""
-
-    policy: RatePolicy = "fixed"
-    sparsity_max: float = 0.95
-    quantile: float = 0.5
-    kappa: float = 0.2
-
-
 class RoundsSection(Section, frozen=True):
     """How many rounds, with how many devices, and how long a round waits."""
 
@@ -110,17 +76,18 @@ class RoundsSection(Section, frozen=True):
     heartbeat_s: float = 30.0
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of a run."""
+class Settings(Parts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of a run: the rules of its method and everything around them.
+
+    What is written here stands; `settings_of` reads tables over their recipe.
+    """
 
     run: RunSection
     input: InputSpec
     link: LinkSettings = LinkSettings()
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
-    pruning: PruningSection = PruningSection()
-    contribution: ContributionSection = ContributionSection()
-    rates: RatesSection = RatesSection()
+    method: Recipe = Thesis()
     rounds: RoundsSection = RoundsSection()
 
     @property
@@ -148,42 +115,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             heartbeat_s=r.heartbeat_s,
         )
 
-    @property
-    def topology_rule(self) -> TopologyRule:
-        """When and how the mask moves."""
-        p = self.pruning
-        return TopologyRule(
-            end_round=p.end_round or end_round_of(self.rounds.count),
-            kind=p.topology,
-            prune_share=p.prune_share,
-            every_rounds=p.every_rounds,
-            grow_value=p.grow_value,
-            layer_rule=p.layers,
-            between=p.between,
-            dense_rounds=p.dense_rounds,
-        )
-
-    @property
-    def contribution_rule(self) -> ContributionRule:
-        """How devices are weighted."""
-        c = self.contribution
-        return ContributionRule(c.weighting, c.gamma0, c.weight_min, c.score_scale, c.exclude_self)
-
-    @property
-    def averaging_rule(self) -> AveragingRule:
-        """How updates are averaged."""
-        return AveragingRule(coverage=self.contribution.coverage, step=self.contribution.step)
-
-    @property
-    def rates_rule(self) -> RatesRule:
-        """How sparse each device's submodel is."""
-        r = self.rates
-        return RatesRule(r.policy, r.sparsity_max, r.quantile, r.kappa)
+    def compose(self, facts: Facts) -> Method:
+        """The method of the run, for its model."""
+        return self.method.method(self, facts, round_count=self.rounds.count, seed=self.run.seed)
 
 
 def load_settings(path: Path, text: str) -> Settings:
     """Settings from the text of `path`, checked. Raises UsageError naming the file and the key."""
-    settings = parse_settings(text, Settings, str(path))
+    settings = settings_of(read_toml(text, str(path)), str(path))
     try:
         check_settings(settings)
     except UsageError as error:
@@ -191,17 +130,54 @@ def load_settings(path: Path, text: str) -> Settings:
     return settings
 
 
+def settings_of(tables: Mapping[str, object], source: str) -> Settings:
+    """The settings of tables as a file has them, read over the tables of their recipe.
+
+    Raises UsageError naming `source`, the table, and what would be right.
+    """
+    if sentence := moved(tables):
+        raise UsageError(f"{source}: {sentence}")
+    try:
+        recipe: Recipe = RECIPES.read(tables.get("method", {"recipe": "thesis"}))
+    except ValueError as error:
+        raise UsageError(f"{source}: [method] {error}.") from error
+    filled = dict(tables)
+    for name, table in recipe.tables().items():
+        filled[name] = _over(msgspec.to_builtins(table), tables.get(name))
+    return convert_settings(filled, Settings, source, read_rule)
+
+
+def _over(default: dict[str, object], given: object) -> object:
+    """A table read over a recipe's: key by key, unless it names another rule."""
+    if given is None:
+        return default
+    if isinstance(given, str):
+        given = {"kind": given}
+    if not isinstance(given, dict) or given.get("kind", default.get("kind")) != default.get("kind"):
+        return given
+    return {**default, **given}
+
+
 def check_settings(settings: Settings) -> None:
     """Raise UsageError for a value that cannot work, before anything is built."""
     check_name(settings.link.site, "[link] site")
     check_link(settings.link, "the run's settings")
-    keep_counts({"weight": (10, 10)}, settings.pruning.sparsity, "uniform")
-    _ = settings.topology_rule, settings.contribution_rule, settings.averaging_rule
-    if settings.rates_rule.policy != "fixed" and settings.rates.sparsity_max < settings.pruning.sparsity:
+    furthest = getattr(settings.rates, "sparsity_max", None)
+    if furthest is not None and furthest < settings.pruning.sparsity:
         raise UsageError(
-            f"[rates] sparsity_max is {settings.rates.sparsity_max}, below [pruning] sparsity "
-            f"{settings.pruning.sparsity}: devices are only ever pruned further."
+            f"[rates] sparsity_max is {furthest}, below [pruning] sparsity {settings.pruning.sparsity}: "
+            "devices are only ever pruned further."
         )
+    _check_numbers(settings)
+    if settings.pruning.dense_rounds >= settings.rounds.count:
+        raise UsageError(
+            f"[pruning] dense_rounds is {settings.pruning.dense_rounds} of {settings.rounds.count} rounds; "
+            "leave at least one for the pruned model."
+        )
+
+
+def _check_numbers(settings: Settings) -> None:
+    """The bounds of single numbers."""
     for section, key, value, least in (
         ("rounds", "count", settings.rounds.count, 1),
         ("rounds", "devices_min", settings.rounds.devices_min, 1),
@@ -213,11 +189,6 @@ def check_settings(settings: Settings) -> None:
     ):
         if value < least:
             raise UsageError(f"[{section}] {key} is {value}; give at least {least}.")
-    if settings.pruning.dense_rounds >= settings.rounds.count:
-        raise UsageError(
-            f"[pruning] dense_rounds is {settings.pruning.dense_rounds} of {settings.rounds.count} rounds; "
-            "leave at least one for the pruned model."
-        )
     for section, key, number in (
         ("rounds", "deadline_s", settings.rounds.deadline_s),
         ("rounds", "heartbeat_s", settings.rounds.heartbeat_s),

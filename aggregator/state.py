@@ -1,13 +1,12 @@
-"""What a committed round leaves behind, and its form on disk."""
+"""The state that a committed round leaves behind, in its form on disk."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
-from aggregator.core.contribution import ContributionState
-from aggregator.core.residuals import ModelState
+from aggregator.core.dense_model import ModelState
+from aggregator.core.method import Memory, RunState
 from device_runtime.wire.errors import RemoteWireError
 from device_runtime.wire.tensors import Tensor, decode_tensors, encode_tensors
 
@@ -18,15 +17,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is no tensor, and the order of the parameters, which a blob forgets and layer budgets are rounded by."""
 
     names: tuple[str, ...]
-    contribution: ContributionState
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RunState:
-    """The model (dense, masks, what was trained) and the record of contributions."""
-
-    model: ModelState
-    contribution: ContributionState
+    memory: dict[str, object]
 
 
 def encode_state(state: RunState) -> bytes:
@@ -35,7 +26,8 @@ def encode_state(state: RunState) -> bytes:
     flat: dict[str, Tensor] = {f"theta/{n}": p for n, p in model.theta.items()}
     for kind, masks in (("mask", model.masks), ("trained", model.trained)):
         flat |= {f"{kind}/{n}": np.packbits(m.ravel()) for n, m in masks.items()}
-    record = msgspec.json.encode(_Record(tuple(model.theta), state.contribution))
+    flat |= {f"memory/{n}": tensor for n, tensor in state.memory.tensors.items()}
+    record = msgspec.json.encode(_Record(tuple(model.theta), dict(state.memory.record)))
     flat[_RECORD] = np.frombuffer(record, dtype=np.uint8)
     return encode_tensors(flat)
 
@@ -49,7 +41,8 @@ def decode_state(data: bytes) -> RunState:
         masks, trained = (_masks(flat, kind, theta) for kind in ("mask", "trained"))
     except (KeyError, ValueError, msgspec.MsgspecError) as error:
         raise RemoteWireError(f"not a state blob: {error}") from error
-    return RunState(ModelState(theta, masks, trained), record.contribution)
+    tensors = {n.removeprefix("memory/"): tensor for n, tensor in flat.items() if n.startswith("memory/")}
+    return RunState(ModelState(theta, masks, trained), Memory(record.memory, tensors))
 
 
 def _masks(flat: Mapping[str, Tensor], kind: str, theta: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

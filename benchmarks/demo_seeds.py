@@ -25,21 +25,21 @@ from device_runtime.data import LocalData
 Row = dict[str, object]
 VARIANTS: Mapping[str, dict[str, object]] = {
     "default": {},
-    "samples": {"contribution": {"weighting": "samples"}},
-    "uniform": {"contribution": {"weighting": "uniform"}},
+    "samples": {"weighting": "samples"},
+    "uniform": {"weighting": "uniform"},
     "noisy device left out": {"leave_out": True},
     "no noise": {"noise": "none"},
     "beta 0.1": {"partition": "dirichlet:0.1"},
-    "beta 0.1 and samples": {"partition": "dirichlet:0.1", "contribution": {"weighting": "samples"}},
+    "beta 0.1 and samples": {"partition": "dirichlet:0.1", "weighting": "samples"},
     "2 devices": {"devices": 2},
-    "2 devices and samples": {"devices": 2, "contribution": {"weighting": "samples"}},
+    "2 devices and samples": {"devices": 2, "weighting": "samples"},
     "3 devices": {"devices": 3},
-    "3 devices and samples": {"devices": 3, "contribution": {"weighting": "samples"}},
-    "residual keep": {"pruning": {"residual": "keep"}},
-    "residual zero": {"pruning": {"residual": "zero"}},
-    "topology static": {"pruning": {"topology": "static"}},
-    "rates by contribution": {"rates": {"policy": "contribution", "kappa": 0.15}},
-    "dense": {"pruning": {"sparsity": 0.0, "topology": "static"}},
+    "3 devices and samples": {"devices": 3, "weighting": "samples"},
+    "residual keep": {"residual": "keep"},
+    "residual zero": {"residual": "zero"},
+    "topology static": {"topology": "static"},
+    "rates by contribution": {"rates": {"kind": "contribution", "kappa": 0.15}},
+    "dense": {"pruning": {"sparsity": 0.0}, "topology": "static"},
 }
 
 
@@ -47,10 +47,8 @@ def options_of(variant: str, seed: int) -> tuple[Options, bool]:
     """The demo's options for a variant, and whether the noisy device is left out."""
     changes = dict(VARIANTS[variant])
     leave_out = bool(changes.pop("leave_out", False))
-    base = msgspec.to_builtins(Options(seed=seed))
-    for key, value in changes.items():
-        base[key] = {**base[key], **value} if isinstance(value, dict) else value
-    return msgspec.convert(base, Options), leave_out
+    own = {key: changes.pop(key) for key in tuple(changes) if key in Options.__struct_fields__}
+    return msgspec.convert({"seed": seed, "tables": changes, **own}, Options), leave_out
 
 
 def one(task: tuple[str, int]) -> Row:
@@ -66,14 +64,14 @@ def one(task: tuple[str, int]) -> Row:
         if leave_out:
             data = {n: d for n, d in data.items() if n not in plan.noisy}
         run = run_in_process(plan.settings, data, folder)
-    weights = run.state.contribution.weights
     last = run.outcomes[-1]
+    weights = last.weights
     noisy_last = None if leave_out or not plan.noisy else min(weights, key=lambda n: weights[n]) in plan.noisy
     return {
         "variant": variant,
         "seed": seed,
-        "accuracy_sparse": last.sparse and last.sparse.accuracy,
-        "accuracy_dense": last.dense and last.dense.accuracy,
+        "accuracy_sparse": last.evaluation.sparse and last.evaluation.sparse.accuracy,
+        "accuracy_dense": last.evaluation.dense and last.evaluation.dense.accuracy,
         "noisy_last": noisy_last,
         "weights": weights,
     }

@@ -23,11 +23,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from aggregator.core.residuals import sparse_params
+from aggregator.core.dense_model import sparse_params
 from aggregator.demo.plan import Options, Plan, device_arrays, make_plan
 from aggregator.evaluation import Evaluator
 from aggregator.run_folder import versions
-from aggregator.settings import ContributionSection, ModelSection, PruningSection, Settings
+from aggregator.settings import ModelSection, Settings
 from aggregator.simulation.in_process import run_in_process
 from device_runtime.data import LocalData, prepare
 from device_runtime.personal import LAST, Choice
@@ -161,8 +161,8 @@ def main() -> None:
                     Options(
                         rounds=arguments.rounds, devices=arguments.devices, data=arguments.data,
                         layout=arguments.layout, partition=partition, noise="none", seed=seed,
-                        model=ModelSection(name=arguments.model), pruning=PruningSection(sparsity=arguments.sparsity),
-                        contribution=ContributionSection(weighting=weighting),
+                        model=ModelSection(name=arguments.model),
+                        tables={"pruning": {"sparsity": arguments.sparsity}, "weighting": weighting},
                     )
                     for seed in seeds
                 ]  # fmt: skip

@@ -19,7 +19,7 @@ from aggregator.demo.processes import Event
 from aggregator.demo.run import run_demo
 from aggregator.run_events import RoundOpened
 from aggregator.run_folder import versions
-from aggregator.settings import ModelSection, PruningSection, TrainingSection
+from aggregator.settings import ModelSection
 
 
 def memory_by_role(folder: Path) -> dict[str, dict[str, float]]:
@@ -79,8 +79,10 @@ def measure(arguments: argparse.Namespace, base: Path) -> dict[str, object]:
         partition="iid",
         noise="none",
         model=ModelSection(name="lenet5"),
-        training=TrainingSection(local_epochs=arguments.epochs, momentum=0.0),
-        pruning=PruningSection(sparsity=arguments.sparsity),
+        tables={
+            "training": {"local_epochs": arguments.epochs, "momentum": 0.0},
+            "pruning": {"sparsity": arguments.sparsity},
+        },
     )
     folder = base / "run"
     plan = make_plan(options, folder)

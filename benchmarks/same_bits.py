@@ -37,7 +37,8 @@ DEMOS: dict[str, tuple[str, ...]] = {
     "plain sgd": ("--momentum", "0", "--batch", "16", "--local-epochs", "2"),
     "portable": ("--engine", "portable"),
     "mixed engines": ("--engine", "portable,ort_training"),
-    "cnn": ("--model", "lenet5", "--rounds", "6"),
+    "cnn": ("--model", "cnn", "--rounds", "4"),
+    "resnet8": ("--model", "resnet8", "--rounds", "3"),
     "iid": ("--partition", "iid"),
     "skew": ("--partition", "dirichlet:0.1"),
     "no noise": ("--noise", "none"),
@@ -55,11 +56,11 @@ SETTINGS: dict[str, tuple[str, str]] = {
     "uniform layers": ('[pruning]\nlayers = "uniform"', '[pruning]\nlayers = "uniform"'),
     "erk_sparsity": ('[pruning]\nlayers = "erk_sparsity"', '[pruning]\nlayers = "erk_sparsity"'),
     "share": ('[contribution]\nscore_scale = "share"', '[weighting]\nscore_scale = "share"'),
-    "exclude self": ("[contribution]\nexclude_self = true", "[weighting]\nexclude_self = true"),
+    "exclude self": ("[contribution]\nexclude_self = true", "[scoring]\nexclude_self = true"),
     "residual mean": ('[contribution]\ncoverage = "residual_mean"', '[combining]\ncoverage = "residual_mean"'),
-    "unit step": ('[contribution]\nstep = "unit"', '[combining]\nstep = "unit"'),
-    "rescaled step": ('[contribution]\nstep = "rescaled"', '[combining]\nstep = "rescaled"'),
-    "rates by contribution": ('[rates]\npolicy = "contribution"', '[rates]\npolicy = "contribution"'),
+    "unit step": ('[contribution]\nstep = "unit"', '[combining]\nkind = "unit"'),
+    "rescaled step": ('[contribution]\nstep = "rescaled"', '[combining]\nkind = "rescaled"'),
+    "rates by contribution": ('[rates]\npolicy = "contribution"', '[rates]\nkind = "contribution"'),
     "nesterov": ("[training]\nnesterov = true", "[training]\nnesterov = true"),
 }
 
@@ -116,7 +117,8 @@ count = 9
         h = hashlib.sha256()
         for key, value in run.state.model.theta.items():
             h.update(key.encode() + value.tobytes())
-        scores = [[o.sparse.accuracy, o.sparse.loss, sorted(o.scores.items())] for o in run.outcomes]
+        sparse = [getattr(o, "evaluation", o).sparse for o in run.outcomes]
+        scores = [[s.accuracy, s.loss, sorted(o.scores.items())] for s, o in zip(sparse, run.outcomes)]
         h.update(json.dumps([scores, run.update_bytes]).encode())
         found[name] = h.hexdigest()
 json.dump(found, sys.stdout)
@@ -156,8 +158,11 @@ def run_demo(checkout: Path, options: tuple[str, ...], seed: int) -> dict[str, s
     """One demo of the checkout, as digests."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
+        # In the checkout's folder: the demo's processes are started as modules, which the current folder comes before.
         command = [checkout / ".venv/bin/espalier", "demo", "--out", out, "--seed", str(seed), "--json", *options]
-        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(
+            [str(c) for c in command], capture_output=True, text=True, timeout=600, check=False, cwd=checkout
+        )
         if done.returncode:
             raise SystemExit(f"{' '.join(options)} seed {seed}: {done.stderr[-2000:]}")
         result = json.loads((out / "result.json").read_text())

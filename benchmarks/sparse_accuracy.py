@@ -18,15 +18,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx
 
-from aggregator.core.residuals import sparse_params
+from aggregator.core.dense_model import sparse_params
 from aggregator.demo.plan import Options, Plan, device_arrays, make_plan
 from aggregator.federation import Federation
 from aggregator.run_folder import versions
-from aggregator.settings import ContributionSection, ModelSection, PruningSection, TrainingSection
+from aggregator.settings import ModelSection
 from aggregator.simulation.in_process import InProcessRun, run_in_process
 from device_runtime.data import LocalData
 from device_runtime.wire.draws import Draws
@@ -65,13 +64,13 @@ class Setting:
     sparsity: float = 0.9
     rounds: float = 1.0
     dense_share: float = 0.0
-    pruning: Mapping[str, object] = field(default_factory=dict)
+    topology: object = field(default_factory=dict)
     training: Mapping[str, object] = field(default_factory=dict)
 
     def options(self, task: Task, data: Path, seed: int) -> Options:
         """The demo's options for a task."""
         rounds = round(task.rounds * self.rounds)
-        pruning = {"sparsity": self.sparsity, "dense_rounds": round(rounds * self.dense_share), **self.pruning}
+        pruning = {"sparsity": self.sparsity, "dense_rounds": round(rounds * self.dense_share)}
         return Options(
             rounds=rounds,
             devices=DEVICES,
@@ -81,9 +80,12 @@ class Setting:
             engine="portable",
             seed=seed,
             model=ModelSection(name=task.model),
-            training=msgspec.convert(dict(self.training), TrainingSection),
-            pruning=msgspec.convert(pruning, PruningSection),
-            contribution=ContributionSection(weighting="samples"),
+            tables={
+                "training": dict(self.training),
+                "pruning": pruning,
+                "topology": self.topology,
+                "weighting": "samples",
+            },
         )
 
 
@@ -94,13 +96,13 @@ TASKS: Mapping[str, Task] = {
     "fsdd_logmel": Task("cnn1d", 30),
 }
 SETTINGS: Mapping[str, Setting] = {
-    "dense": Setting(0.0, pruning={"topology": "static"}),
+    "dense": Setting(0.0, topology="static"),
     "default": Setting(),
     "dense_rounds 1/6": Setting(dense_share=1 / 6),
     "dense_rounds 1/3": Setting(dense_share=1 / 3),
-    "dense_rounds 1/3, static": Setting(dense_share=1 / 3, pruning={"topology": "static"}),
-    "static": Setting(pruning={"topology": "static"}),
-    "prune_share 0.3": Setting(pruning={"prune_share": 0.3}),
+    "dense_rounds 1/3, static": Setting(dense_share=1 / 3, topology="static"),
+    "static": Setting(topology="static"),
+    "prune_share 0.3": Setting(topology={"prune_share": 0.3}),
     "rounds x2": Setting(rounds=2),
     "sparsity 0.8, dense_rounds 1/3": Setting(0.8, dense_share=1 / 3),
 }

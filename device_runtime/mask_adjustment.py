@@ -35,6 +35,6 @@ def move(name: str, kept: Kept, scores: FloatArray, adjust: MaskAdjustment) -> M
     mask = kept.support.dense_mask()
     if count == 0 or mask.all():
         return None
-    reduced = largest_kept(kept.dense(), mask, kept.support.count - count)
+    reduced = largest_kept(np.abs(kept.dense()), mask, kept.support.count - count)
     grown = largest(np.where(reduced, np.float32(-1.0), scores), count)  # what is kept comes last of all
     return Move(Support.from_mask(reduced), Support.from_mask(reduced | grown))

@@ -4,8 +4,10 @@
     python scripts/reference_tables.py --check    exit status 1 where a page no longer agrees with the code
 
 A table stands between two comments. `<!-- keys module:Struct -->` is a section of a settings file, `<!-- fields
-module:Struct -->` a record of a file that Espalier writes, `<!-- options name ... -->` a command; `<!-- end -->` closes
-each. The last column of keys and fields is a person's; a row without a meaning fails the check.
+module:Struct -->` a record of a file that Espalier writes, `<!-- rules module:REGISTRY -->` the rules of one part of a
+method, `<!-- options name ... -->` a command; `<!-- end -->` closes each. The last column of keys and fields is a
+person's; a row without a meaning fails the check. Of rules all comes from the code: what they are from the first
+sentence of their file, what their keys mean from the text of their record.
 """
 
 import argparse
@@ -21,9 +23,11 @@ from typing import Any, Literal
 import msgspec
 import typer
 
+from aggregator.core.registry import Rule, kind_of, registry_of
+
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "reference"
-BLOCK = re.compile(r"(<!-- (keys|fields|options) (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (keys|fields|rules|options) (.+?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null", object: "anything"}
 
 
@@ -40,6 +44,8 @@ def type_words(type_: Any) -> str:
         return f"list of {type_words(arguments[0])}"
     if origin is dict:
         return f"table of {type_words(arguments[1])}"
+    if registry := registry_of(type_):
+        return ", ".join(f"`{kind}`" for kind in registry.kinds)
     return WORDS.get(type_) or type_.__name__
 
 
@@ -54,6 +60,8 @@ def default_words(field: msgspec.structs.FieldInfo) -> str:
     value = field.default if field.default is not msgspec.NODEFAULT else None
     if field.required:
         return "required"
+    if isinstance(value, Rule):
+        return f'`"{kind_of(value)}"`'
     if isinstance(value, msgspec.Struct) or value is None:
         return "its defaults"
     if isinstance(value, bool):
@@ -80,6 +88,25 @@ def field_rows(kind: str, place: str, before: str) -> list[str]:
     for field in structure(place):
         cells = [type_words(field.type)] + ([default_words(field)] if kind == "keys" else [])
         rows.append(f"| `{field.encode_name}` | {' | '.join(cells)} | {meanings.get(field.encode_name, '')} |")
+    return rows
+
+
+def key_words(field: msgspec.structs.FieldInfo) -> str:
+    """A key of a rule with its default, and what else it may be where that is one of a few words."""
+    choices = f" (one of {type_words(field.type)})" if typing.get_origin(field.type) is Literal else ""
+    return f"`{field.encode_name}` {default_words(field)}{choices}"
+
+
+def rule_rows(place: str) -> list[str]:
+    """A table of the rules of one part."""
+    module, _, name = place.partition(":")
+    registry = getattr(importlib.import_module(module), name)
+    rows = [f"| `{registry.tag_field}` | keys and defaults | what it is |", "|---|---|---|"]
+    for kind, type_ in sorted(registry.types.items()):
+        keys = ", ".join(key_words(f) for f in msgspec.structs.fields(type_)) or "none"
+        title = (importlib.import_module(type_.__module__).__doc__ or "").split("\n\n")[0]
+        text = " ".join(f"{title} {type_.__doc__ or ''}".split()).replace("|", "\\|")
+        rows.append(f"| `{kind}` | {keys} | {text} |")
     return rows
 
 
@@ -118,7 +145,8 @@ def filled(text: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         opening, kind, place, before, closing = match.groups()
-        rows = option_rows(place) if kind == "options" else field_rows(kind, place, before)
+        made = {"options": option_rows, "rules": rule_rows}
+        rows = made[kind](place) if kind in made else field_rows(kind, place, before)
         return opening + "\n".join(rows) + "\n" + closing
 
     return BLOCK.sub(table, text)

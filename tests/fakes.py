@@ -1,9 +1,13 @@
 """Values for tests: valid messages, measurements and manifests, each with one call."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 from hypothesis import settings
 
+from aggregator.core.rating.round_cost import Known
 from device_runtime.wire import limits
 from device_runtime.wire.manifest import ArtifactFile, InputSpec, Manifest, Optimizer, Parameter
 from device_runtime.wire.measurement import ABSENT, NO_PHASE, Measurement, Phase, derived, measured
@@ -119,3 +123,14 @@ class MemoryArrivals:
 
     def drop(self, owner: str, sha: str) -> None:
         self.written.pop((owner, sha), None)
+
+
+@dataclass
+class Given:
+    """A rating that gives what the test says; for a name it lacks, the run's sparsity."""
+
+    needs_times: ClassVar[bool] = False
+    by_device: Mapping[str, float]
+
+    def sparsities(self, sparsity: float, known: Mapping[str, Known], weights: Mapping[str, float]) -> dict[str, float]:
+        return {device: max(self.by_device.get(device, sparsity), sparsity) for device in known}

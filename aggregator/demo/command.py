@@ -2,17 +2,21 @@
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
 from rich.console import Console
 
+from aggregator.core.registry import kind_of
+from aggregator.core.residuals import RESIDUALS
+from aggregator.core.weighting import WEIGHTINGS
 from aggregator.demo.broker import choose_broker
 from aggregator.demo.live import Display, View, summary
 from aggregator.demo.plan import Options, Plan, make_plan
 from aggregator.demo.run import comparison_plan, run_demo
-from aggregator.settings import ContributionSection, ModelSection, PruningSection, TrainingSection
+from aggregator.recipes import RECIPES
+from aggregator.settings import ModelSection
 from device_runtime.engines import engine_names
 from device_runtime.wire.errors import UsageError
 
@@ -24,7 +28,12 @@ app = typer.Typer(add_completion=False)
 def demo(
     rounds: Annotated[int, typer.Option(help="Number of rounds.")] = 15,
     devices: Annotated[int, typer.Option(help="Number of device processes.")] = 5,
-    sparsity: Annotated[float, typer.Option(help="Share of prunable weights removed, in [0, 1).")] = 0.8,
+    recipe: Annotated[
+        str, typer.Option(help=f"The method by name: {', '.join(RECIPES.kinds)}. What is chosen below comes before it.")
+    ] = "thesis",
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of prunable weights removed, in [0, 1); the recipe's, 0.8 of thesis.")
+    ] = None,
     dense_rounds: Annotated[int, typer.Option(help="Rounds before anything is pruned; then by trained magnitude.")] = 0,
     model: Annotated[
         str, typer.Option(help="A model of the zoo, package.module:factory of a torch model, or FILE.onnx.")
@@ -34,13 +43,19 @@ def demo(
     partition: Annotated[str, typer.Option(help="iid, dirichlet:BETA, by:NAME.")] = "dirichlet:0.5",
     noise: Annotated[str, typer.Option(help="Label noise KIND:RATE@I[,J], or none.")] = "pair:0.4@2",
     weighting: Annotated[
-        Literal["cgsv", "samples", "uniform"], typer.Option(help="How devices are weighted.")
-    ] = "cgsv",
-    residual: Annotated[Literal["trained", "keep", "zero"], typer.Option(help="What stands off the mask.")] = "trained",
+        str | None,
+        typer.Option(help=f"How devices are weighted: {', '.join(WEIGHTINGS.kinds)}; the recipe's, cgsv of thesis."),
+    ] = None,
+    residual: Annotated[
+        str | None,
+        typer.Option(help=f"What stands off the mask: {', '.join(RESIDUALS.kinds)}; the recipe's, trained of thesis."),
+    ] = None,
     optimizer: Annotated[Literal["sgd", "adamw"], typer.Option(help="The local optimizer.")] = "sgd",
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.03,
     momentum: Annotated[float, typer.Option(help="Momentum of sgd.")] = 0.9,
-    proximal_mu: Annotated[float, typer.Option(help="FedProx's pull towards the received values; 0 is none.")] = 0.0,
+    proximal_mu: Annotated[
+        float | None, typer.Option(help="FedProx's pull towards the received values; the recipe's, 0 of thesis.")
+    ] = None,
     clip_norm: Annotated[float, typer.Option(help="Largest norm of a step's gradient; 0 is no limit.")] = 0.0,
     batch: Annotated[int, typer.Option(help="Batch size.")] = 32,
     local_epochs: Annotated[int, typer.Option(help="Epochs per round on each device.")] = 3,
@@ -65,18 +80,24 @@ def demo(
         engine=engine,
         seed=seed,
         model=_model(model),
-        training=TrainingSection(
-            optimizer=optimizer,
-            learning_rate=lr,
-            momentum=momentum if optimizer == "sgd" else 0.0,
-            proximal_mu=proximal_mu,
-            clip_norm=clip_norm,
-            batch_size=batch,
-            local_epochs=local_epochs,
-            update_dtype=update_dtype,
+        tables=_chosen(
+            {
+                "method": recipe,
+                "training": {
+                    "optimizer": optimizer,
+                    "learning_rate": lr,
+                    "momentum": momentum if optimizer == "sgd" else 0.0,
+                    "proximal_mu": proximal_mu,
+                    "clip_norm": clip_norm,
+                    "batch_size": batch,
+                    "local_epochs": local_epochs,
+                    "update_dtype": update_dtype,
+                },
+                "pruning": {"sparsity": sparsity, "dense_rounds": dense_rounds},
+                "weighting": weighting,
+                "residual": residual,
+            }
         ),
-        pruning=PruningSection(sparsity=sparsity, residual=residual, dense_rounds=dense_rounds),
-        contribution=ContributionSection(weighting=weighting),
     )
     console = Console(stderr=as_json)
     plan = make_plan(options, out)
@@ -100,6 +121,12 @@ def demo(
         return
     console.print(summary(result, runs))
     console.print(f"report: {page}\nresult: {out / 'result.json'}", highlight=False)
+
+
+def _chosen(tables: dict[str, Any]) -> dict[str, Any]:
+    """The tables without what was left to the recipe."""
+    inside = {n: {k: v for k, v in t.items() if v is not None} if isinstance(t, dict) else t for n, t in tables.items()}
+    return {name: table for name, table in inside.items() if table is not None}
 
 
 def _model(text: str) -> ModelSection:
@@ -126,10 +153,11 @@ def _print_settings(console: Console, options: Options, plan: Plan) -> None:
     console.print(
         f"data {d.name}: {len(d.x_train)} training, {len(d.x_test)} test samples, {d.class_count} classes, "
         f"layout {d.layout} -> input {size}\n"
-        f"model {s.model.torch or s.model.name}, sparsity {s.pruning.sparsity} ({s.pruning.layers}){after}, "
-        f"residual {s.pruning.residual}, topology {s.pruning.topology}\n"
+        f"model {s.model.torch or s.model.name}, sparsity {s.pruning.sparsity} ({kind_of(s.pruning.layers)}){after}, "
+        f"residual {kind_of(s.residual)}, topology {kind_of(s.topology)}\n"
         f"{options.devices} devices, {options.partition}, noise {options.noise}; {t.local_epochs} local epochs, "
         f"{t.optimizer} {t.learning_rate} momentum {t.momentum}, batch {t.batch_size}, {t.update_dtype} updates\n"
-        f"weighting {s.contribution.weighting}, {options.rounds} rounds, engine {options.engine}, seed {options.seed}",
+        f"recipe {kind_of(s.method)}, weighting {kind_of(s.weighting)}, {options.rounds} rounds, "
+        f"engine {options.engine}, seed {options.seed}",
         highlight=False,
     )

@@ -1,7 +1,9 @@
 """From the demo's options to a run folder: settings, one data file and one settings file per device."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -9,16 +11,13 @@ import numpy as np
 from aggregator.demo.dataset import Dataset, load_dataset
 from aggregator.demo.partition import Noise, parse_noise, partition, spoil
 from aggregator.settings import (
-    ContributionSection,
     ModelSection,
-    PruningSection,
-    RatesSection,
     RoundsSection,
     RunSection,
     Section,
     Settings,
-    TrainingSection,
     check_settings,
+    settings_of,
 )
 from device_runtime.config import DataSettings, DeviceSettings
 from device_runtime.engines import open_engine
@@ -50,7 +49,8 @@ class Plan:
 
 
 class Options(Section, frozen=True):
-    """What a person chose on the command line of the demo."""
+    """What a person chose on the command line of the demo. tables: more of the aggregator's settings, as in its file,
+    such as [method], [training] and [pruning]."""
 
     rounds: int = 15
     devices: int = 5
@@ -62,10 +62,7 @@ class Options(Section, frozen=True):
     seed: int = 1
     deadline_s: float = 120.0
     model: ModelSection = ModelSection()
-    training: TrainingSection = TrainingSection()
-    pruning: PruningSection = PruningSection()
-    contribution: ContributionSection = ContributionSection()
-    rates: RatesSection = RatesSection()
+    tables: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 def device_name(number: int) -> str:
@@ -83,19 +80,17 @@ def make_plan(options: Options, folder: Path) -> Plan:
     noise = parse_noise(options.noise, options.devices)
     dataset = load_dataset(options.data, options.layout, options.model.name)
     parts = partition(options.partition, dataset.y_train, dataset.groups, options.devices, options.seed)
-    settings = Settings(
-        run=RunSection(folder=str(folder), seed=options.seed, held_out=str(folder / "held_out.npz")),
-        input=dataset.input,
-        link=LinkSettings(site=SITE, allow_unsigned=True),
-        model=msgspec.structs.replace(options.model, classes=dataset.class_count),
-        training=options.training,
-        pruning=options.pruning,
-        contribution=options.contribution,
-        rates=options.rates,
-        rounds=RoundsSection(
+    written = {
+        "run": RunSection(folder=str(folder), seed=options.seed, held_out=str(folder / "held_out.npz")),
+        "input": dataset.input,
+        "link": LinkSettings(site=SITE, allow_unsigned=True),
+        "model": msgspec.structs.replace(options.model, classes=dataset.class_count),
+        "rounds": RoundsSection(
             count=options.rounds, devices_min=options.devices, quorum=options.devices, deadline_s=options.deadline_s
         ),
-    )
+    }
+    tables = {name: msgspec.to_builtins(table) for name, table in written.items()}
+    settings = settings_of({**tables, **options.tables}, "the demo's settings")
     check_settings(settings)
     engines = options.engine.split(",")  # several take turns, for a mixed federation
     for engine in engines:

@@ -53,12 +53,11 @@ def comparison_options(name: str, options: Options) -> Options:
     """
     if name not in COMPARISONS:
         raise UsageError(f"--compare {name!r} is unknown; use {' or '.join(COMPARISONS)}.")
-    samples = msgspec.structs.replace(options.contribution, weighting="samples")
-    changed = msgspec.structs.replace(options, contribution=samples)
+    tables = {**options.tables, "weighting": "samples"}
     if name == "fedavg":
-        dense = msgspec.structs.replace(options.pruning, sparsity=0.0, topology="static")
-        changed = msgspec.structs.replace(changed, pruning=dense)
-    return changed
+        kept = {table: keys for table, keys in options.tables.items() if table in ("training", "residual")}
+        tables = {**kept, "method": "fedavg"}
+    return msgspec.structs.replace(options, tables=tables)
 
 
 def comparison_plan(name: str, options: Options, folder: Path) -> tuple[Options, Plan]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from aggregator.core.method import Present, RunState
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.settings import Settings
-from aggregator.state import RunState
 from device_runtime.data import LocalData
 from device_runtime.engines import available_engines, open_engine
 from device_runtime.personal import Choice, Personal, personal_names
@@ -46,22 +46,22 @@ def run_in_process(
     personal: by device, what it keeps for itself, as in its settings.
     Raises UsageError for rates by capability, which rest on the times of devices on a broker.
     """
-    if settings.rates.policy == "capability":
-        raise UsageError("rates by capability need devices on a broker: choose another [rates] policy.")
     federation = Federation(settings, folder)
+    if federation.method.needs_times:
+        raise UsageError("rates by the times of devices need devices on a broker: choose another [rates] kind.")
     name, _ = federation.artifacts.for_engines(available_engines() if engine == "auto" else [engine])
     chosen = open_engine(name)
     artifact = federation.artifacts.folder(chosen.name)
     benches = {n: Workbench(chosen, artifact, d, threads=1, seed=settings.run.seed) for n, d in devices.items()}
     own = {n: Personal(personal_names(personal.get(n, ()), bench.manifest)) for n, bench in benches.items()}
+    members = {name: Present(len(devices[name])) for name in sorted(devices)}
     state, outcomes, update_bytes = federation.start(), [], 0
     for round_index in range(1, settings.rounds.count + 1):
         engines = {n: [chosen.name] for n in sorted(devices)}
-        rates = federation.contribution_rates(state, sorted(devices))
-        assignments, _ = federation.assign(state, "in-process", round_index, 0, engines, rates)
+        assignments, _ = federation.assign(state, ("in-process", round_index, 0), engines, members)
         offers = {a.device: _train(benches[a.device], federation, a, own) for a in assignments}
         update_bytes += sum(o.size_bytes for o in offers.values())
-        outcome = federation.close(state, round_index, offers, {a.device: a for a in assignments})
+        outcome = federation.close(state, round_index, members, offers, {a.device: a for a in assignments})
         state = outcome.state
         outcomes.append(outcome)
         federation.blobs.keep_only(federation.artifacts.shas)

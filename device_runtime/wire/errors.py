@@ -14,7 +14,7 @@ class EspalierError(Exception):
     """Base of every error that Espalier raises on purpose; its text is one sentence for a person."""
 
 
-class UsageError(EspalierError):
+class UsageError(EspalierError, ValueError):
     """A setting, file or argument is wrong, and the text names what to change."""
 
 

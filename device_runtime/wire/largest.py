@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device_runtime.wire.errors import UsageError
-from device_runtime.wire.support import FloatArray
 
 Mask = NDArray[np.bool_]
 
@@ -32,7 +31,6 @@ def largest(scores: NDArray[np.floating[Any]], count: int) -> Mask:
     return shaped
 
 
-def largest_kept(weight: FloatArray, mask: Mask, count: int) -> Mask:
-    """The mask of the `count` largest |w| among those that `mask` keeps; all of them when it keeps fewer."""
-    # Kept weights score |w| >= 0, the others -1, so that a kept zero still goes before anything off the mask.
-    return largest(np.where(mask, np.abs(weight), np.float32(-1.0)), min(count, int(np.count_nonzero(mask))))
+def largest_kept(scores: NDArray[np.floating[Any]], mask: Mask, count: int) -> Mask:
+    """The mask of the `count` largest scores among those that `mask` keeps; all of them when it keeps fewer."""
+    return largest(np.where(mask, scores, -np.inf), min(count, int(np.count_nonzero(mask))))

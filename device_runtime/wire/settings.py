@@ -3,7 +3,8 @@
 import difflib
 import re
 import tomllib
-from typing import Annotated, Literal, TypeVar, get_args, get_origin
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -47,12 +48,23 @@ def parse_settings(text: str, type_: type[S], source: str) -> S:
 
     Raises UsageError naming `source`, the key, and what would be right.
     """
+    return convert_settings(read_toml(text, source), type_, source)
+
+
+def read_toml(text: str, source: str) -> dict[str, Any]:
+    """The tables of TOML `text`. Raises UsageError naming `source` and the line."""
     try:
-        data = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{source} is not valid TOML: {error}.") from error
+
+
+def convert_settings(
+    tables: Mapping[str, object], type_: type[S], source: str, dec_hook: Callable[[type, Any], Any] | None = None
+) -> S:
+    """Tables as a settings record; `dec_hook` reads what msgspec does not know. Errors as `parse_settings`."""
     try:
-        return msgspec.convert(data, type_)
+        return msgspec.convert(tables, type_, dec_hook=dec_hook)
     except msgspec.ValidationError as error:
         raise UsageError(f"{source}: {_explain(str(error), type_)}.") from error
 
@@ -61,11 +73,8 @@ def _explain(text: str, type_: type[object]) -> str:
     """msgspec's message in the words of a settings file, with the nearest known key for an unknown one."""
     found = re.match(r"Object contains unknown field `(.+?)`(?: - at `\$\.?(.*?)`)?$", text)
     if not found:
-        place = re.search(r" - at `\$\.?(.*?)`$", text)
-        reason = text[: place.start()] if place else text
-        if place and (choices := _choices(type_, place.group(1))):
-            reason += f"; use one of {', '.join(choices)}"
-        return f"[{place.group(1)}] {reason}" if place and place.group(1) else reason
+        reason, path = place(text, type_)
+        return f"[{path}] {reason}" if path else reason
     key, section = found.group(1), found.group(2) or ""
     known = _fields(type_, section)
     near = difflib.get_close_matches(key, known, n=1)
@@ -73,6 +82,16 @@ def _explain(text: str, type_: type[object]) -> str:
     if section and key in _fields(type_, ""):
         hint = "it stands at the top, above the first [section]"
     return f"unknown key '{key}' in {f'[{section}]' if section else 'the top level'}; {hint}"
+
+
+def place(text: str, type_: type[object]) -> tuple[str, str]:
+    """msgspec's message with the choices of a key that has few, and the dotted path of its place, "" for the whole."""
+    found = re.search(r" - at `\$\.?(.*?)`$", text)
+    if not found:
+        return text, ""
+    reason, path = text[: found.start()], found.group(1)
+    choices = _choices(type_, path)
+    return (f"{reason}; use one of {', '.join(choices)}" if choices else reason), path
 
 
 def _choices(type_: type[object], path: str) -> list[str]:

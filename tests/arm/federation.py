@@ -43,7 +43,7 @@ def one_round(data: Path, engine: str, model: str = "lenet5") -> Options:
     training = TrainingSection(batch_size=BATCH, local_epochs=EPOCHS, update_dtype="fp32")
     return Options(
         rounds=1, devices=1, data=str(data), layout="hw", partition="iid", noise="none", engine=engine, seed=11,
-        model=ModelSection(name=model), training=training, deadline_s=ROUND_TIMEOUT_S,
+        model=ModelSection(name=model), tables={"training": training}, deadline_s=ROUND_TIMEOUT_S,
     )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def site(tmp_path: Path, rounds: int, epochs: int, devices_min: int = 2) -> Iter
     )
     options = Options(
         rounds=rounds, devices=2, data=str(pictures), layout="hw", partition="iid", noise="none", engine="portable",
-        seed=11, model=ModelSection(name="lenet5"), training=training, deadline_s=3600.0,
+        seed=11, model=ModelSection(name="lenet5"), tables={"training": training}, deadline_s=3600.0,
     )  # fmt: skip
     link: dict[str, object] = {
         "ca": str(certificates / "ca.crt"),

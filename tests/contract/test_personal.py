@@ -8,9 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from aggregator.core.masks import supports_of
+from aggregator.core.method import Present, RunState
 from aggregator.federation import Federation
 from aggregator.settings import ModelSection, RunSection, Settings
-from aggregator.state import RunState
 from device_runtime.data import LocalData
 from device_runtime.engines import available_engines, open_engine
 from device_runtime.personal import LAST, Personal, personal_names
@@ -39,7 +40,7 @@ class Bench:
     @property
     def supports(self) -> dict[str, Support]:
         """Where the submodel sits."""
-        return self.federation.supports(self.state)
+        return supports_of(self.federation.model.facts.shapes, self.state.model.masks)
 
     def train(self, personal: Personal) -> Result:
         """One assignment, from the same values whenever it is called."""
@@ -53,7 +54,7 @@ class Bench:
     def check(self, result: Result) -> None:
         """The aggregator's check of the update, by an offer that says what it lacks."""
         offer = fakes.offer(self.assignment, result.update, kept_back=result.personal.names)
-        self.federation.check(self.assignment, offer, result.update)
+        self.federation.submodels.check(self.assignment, offer, result.update)
 
 
 def _bench(engine: str, model: str, shape: tuple[int, ...], folder: Path) -> Bench:
@@ -63,7 +64,7 @@ def _bench(engine: str, model: str, shape: tuple[int, ...], folder: Path) -> Ben
     )
     federation = Federation(settings, folder)
     state = federation.start()
-    (assignment,), _ = federation.assign(state, "run", 1, 0, {"pi-1": [engine]})
+    (assignment,), _ = federation.assign(state, ("run", 1, 0), {"pi-1": [engine]}, {"pi-1": Present(40)})
     y = rng.integers(0, 3, 40)
     x = (rng.normal(size=(40, *shape)) + y.reshape(-1, *[1] * len(shape))).astype(np.float32)
     artifact = federation.artifacts.folder(engine)

@@ -17,6 +17,7 @@ import safetensors.numpy
 
 from aggregator.demo.plan import Options, Plan, device_arrays, make_plan, write_plan
 from aggregator.ledger import Ledger
+from aggregator.settings import settings_of
 from aggregator.simulation.in_process import run_in_process
 from device_runtime.data import LocalData
 
@@ -178,8 +179,8 @@ class Fleet:
 def fleet(options: Options, folder: Path, port: int, **changes: dict[str, object]) -> Iterator[Fleet]:
     """The federation that `options` describe, its files written, nothing started yet; `changes` are by section."""
     plan = make_plan(options, folder)
-    changed = {n: msgspec.structs.replace(getattr(plan.settings, n), **values) for n, values in changes.items()}
-    settings = msgspec.structs.replace(plan.settings, **changed)
+    tables = msgspec.to_builtins(plan.settings)
+    settings = settings_of({**tables, **{n: {**tables[n], **values} for n, values in changes.items()}}, "the test")
     devices = tuple(msgspec.structs.replace(d, link=settings.link) for d in plan.devices)
     plan = replace(plan, settings=settings, devices=devices)
     write_plan(options, plan, settings.link.host, port)

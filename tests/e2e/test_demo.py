@@ -12,7 +12,6 @@ import pytest
 
 from aggregator.demo.broker import find_binary
 from aggregator.demo.plan import Options, make_plan
-from aggregator.settings import TrainingSection
 from device_runtime.engines import available_engines
 from tests.e2e.harness import (
     ENVIRONMENT,
@@ -125,7 +124,7 @@ def test_proximal_term_and_clipping_are_trained_by_portable_with_the_bits_of_a_r
     )
     assert ended.returncode == 0, ended.stderr
     assert {d["engine"] for d in _result(folder)["devices"]} == {"portable"}
-    options = msgspec.structs.replace(SMALL, training=TrainingSection(proximal_mu=0.1, clip_norm=2.0))
+    options = msgspec.structs.replace(SMALL, tables={"training": {"proximal_mu": 0.1, "clip_norm": 2.0}})
     plan = make_plan(options, tmp_path / "plan")
     assert params_bytes(folder) == undisturbed_bytes(options, plan, tmp_path / "in-process")
     assert params_bytes(folder) not in [params_bytes(other) for other in runs.values()]
@@ -168,7 +167,7 @@ def test_killed_device_is_restarted_and_the_run_ends_with_the_same_bits(tmp_path
         demo.wait()
     assert json.loads((folder / "processes.json").read_text())["device-02"] != pid
     assert "device-02" in stdout, "the restart is told"
-    options = Options(rounds=3, devices=3, seed=1, training=TrainingSection(local_epochs=SLOW_EPOCHS))
+    options = Options(rounds=3, devices=3, seed=1, tables={"training": {"local_epochs": SLOW_EPOCHS}})
     plan = make_plan(options, tmp_path / "plan")
     assert params_bytes(folder) == undisturbed_bytes(options, plan, tmp_path / "in-process")
     assert processes_about(tmp_path) == []

@@ -8,13 +8,12 @@ import pytest
 
 from aggregator.demo.broker import Broker
 from aggregator.demo.plan import Options
-from aggregator.settings import TrainingSection
 from tests.e2e.harness import Fleet, fleet, wait_until
 
 pytestmark = pytest.mark.e2e
 
-SLOW = TrainingSection(local_epochs=150)
-THREE = Options(rounds=4, devices=3, seed=2, training=SLOW)
+SLOW = {"local_epochs": 150}
+THREE = Options(rounds=4, devices=3, seed=2, tables={"training": SLOW})
 
 
 def _devices(run: Fleet, round_index: int) -> list[str]:

@@ -8,14 +8,13 @@ import pytest
 
 from aggregator.demo.broker import Broker, start_broker
 from aggregator.demo.plan import Options, make_plan
-from aggregator.settings import PruningSection, TrainingSection
 from tests.e2e.harness import Fleet, fleet, params_bytes, undisturbed_bytes, wait_until
 
 pytestmark = pytest.mark.e2e
 
 # Enough epochs that a round lasts about a second: there is no artificial delay in the product. Masks move each round.
 OPTIONS = Options(
-    rounds=4, devices=3, seed=5, training=TrainingSection(local_epochs=120), pruning=PruningSection(every_rounds=1)
+    rounds=4, devices=3, seed=5, tables={"training": {"local_epochs": 120}, "topology": {"every_rounds": 1}}
 )
 
 

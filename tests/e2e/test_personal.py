@@ -21,7 +21,6 @@ from onnx import numpy_helper
 
 from aggregator.demo.broker import Broker, find_binary, start_broker
 from aggregator.demo.plan import Options, device_arrays, make_plan, write_plan
-from aggregator.settings import PruningSection, TrainingSection
 from aggregator.simulation.in_process import InProcessRun, run_in_process
 from device_runtime.data import LocalData
 from device_runtime.engines import available_engines
@@ -43,8 +42,8 @@ HEAD = ("fc3.bias", "fc3.weight")
 PERSONAL: dict[str, Choice] = {"device-01": LAST, "device-03": HEAD}
 # Masks move in every round, so that weights of the personal layer leave and come.
 OPTIONS = Options(
-    rounds=4, devices=3, seed=5, noise="none", training=TrainingSection(local_epochs=20),
-    pruning=PruningSection(every_rounds=1, prune_share=0.4),
+    rounds=4, devices=3, seed=5, noise="none",
+    tables={"training": {"local_epochs": 20}, "topology": {"every_rounds": 1, "prune_share": 0.4}},
 )  # fmt: skip
 
 
@@ -133,7 +132,9 @@ def test_a_kill_between_training_and_offer_changes_no_bit(engine: str, tmp_path:
 def test_a_kill_while_offering_changes_no_bit(tmp_path: Path, mosquitto: Broker) -> None:
     engine = available_engines()[0]
     # Enough epochs that the aggregator is stopped well before the offer.
-    options = msgspec.structs.replace(OPTIONS, engine=engine, training=TrainingSection(local_epochs=120))
+    options = msgspec.structs.replace(
+        OPTIONS, engine=engine, tables={**OPTIONS.tables, "training": {"local_epochs": 120}}
+    )
     expected = undisturbed(options, tmp_path / "in-process", engine)
     with personal_fleet(options, tmp_path / "run", mosquitto.port) as run:
         run.start_all()
@@ -279,7 +280,8 @@ def test_a_model_with_the_devices_layer_is_exported_and_proven(
 
 
 def test_when_nobody_uploads_a_layer_the_aggregator_says_so_once(tmp_path: Path, mosquitto: Broker) -> None:
-    options = msgspec.structs.replace(OPTIONS, rounds=2, training=TrainingSection(local_epochs=1))
+    tables = {**OPTIONS.tables, "training": {"local_epochs": 1}}
+    options = msgspec.structs.replace(OPTIONS, rounds=2, tables=tables)
     every: dict[str, Choice] = dict.fromkeys(("device-01", "device-02", "device-03"), LAST)
     with personal_fleet(options, tmp_path / "run", mosquitto.port, every) as run:
         run.start_all()
@@ -317,7 +319,9 @@ def test_a_damaged_layer_ends_the_device_before_it_joins(tmp_path: Path, mosquit
 def test_an_update_from_before_a_layer_became_personal_is_trained_anew(
     before: Choice, tmp_path: Path, mosquitto: Broker
 ) -> None:
-    options = msgspec.structs.replace(OPTIONS, rounds=1, devices=1, training=TrainingSection(local_epochs=120))
+    options = msgspec.structs.replace(
+        OPTIONS, rounds=1, devices=1, tables={**OPTIONS.tables, "training": {"local_epochs": 120}}
+    )
     recorder = Recorder(mosquitto.port)
     with personal_fleet(options, tmp_path / "run", mosquitto.port, {"device-01": before}) as run:
         run.start_all()

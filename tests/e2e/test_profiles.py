@@ -9,7 +9,6 @@ import pytest
 
 from aggregator.demo.broker import Broker
 from aggregator.demo.plan import Options
-from aggregator.settings import TrainingSection
 from device_runtime.link import MqttLink
 from device_runtime.profile.record import encode_profile
 from device_runtime.store import BlobStore
@@ -24,7 +23,7 @@ from tests.profiles import make_case, make_profile
 
 pytestmark = pytest.mark.e2e
 
-TWO = Options(rounds=3, devices=2, seed=4, noise="none", training=TrainingSection(local_epochs=60))
+TWO = Options(rounds=3, devices=2, seed=4, noise="none", tables={"training": {"local_epochs": 60}})
 # Raw samples enough for several chunks.
 LONG_REPEAT = msgspec.structs.replace(make_case().repeats[0], step_ns=(10**7,) * 40_000)
 LONG = msgspec.structs.replace(make_case(), repeats=(LONG_REPEAT,))

@@ -11,7 +11,6 @@ import pytest
 from aggregator.demo.broker import Broker
 from aggregator.demo.plan import Options
 from aggregator.ledger import Ledger
-from aggregator.settings import TrainingSection
 from device_runtime.profile.record import Profile, encode_profile
 from device_runtime.store import BlobStore
 from device_runtime.wire.messages import Assignment
@@ -23,9 +22,9 @@ pytestmark = pytest.mark.e2e
 
 RUN_SPARSITY = 0.8
 OPTIONS = Options(
-    rounds=4, devices=2, seed=7, noise="none", engine="portable", training=TrainingSection(local_epochs=30)
+    rounds=4, devices=2, seed=7, noise="none", engine="portable", tables={"training": {"local_epochs": 30}}
 )
-CAPABILITY: dict[str, object] = {"policy": "capability", "sparsity_max": 0.95}
+CAPABILITY: dict[str, object] = {"kind": "capability", "sparsity_max": 0.95}
 
 
 def slow_profile(model: str = "mlp") -> Profile:
@@ -93,7 +92,7 @@ def test_a_profile_of_another_model_is_kept_not_used_and_told_of(tmp_path: Path,
 
 
 def test_an_open_round_with_masks_of_its_own_survives_kills(tmp_path: Path, mosquitto: Broker) -> None:
-    long = msgspec.structs.replace(OPTIONS, training=TrainingSection(local_epochs=120))
+    long = msgspec.structs.replace(OPTIONS, tables={"training": {"local_epochs": 120}})
     with fleet(long, tmp_path / "run", mosquitto.port, rates=CAPABILITY) as run:
         make_slow(run, "device-02", slow_profile())
         run.start_all()
@@ -131,7 +130,7 @@ def test_fixed_rates_are_the_default_and_ignore_a_profile(tmp_path: Path, mosqui
 def test_rates_by_contribution_end_with_the_same_bits_as_without_a_broker(tmp_path: Path, mosquitto: Broker) -> None:
     """Weights rest on no clock, so neither do the sparsities: submodels of several sparsities keep the promise."""
     options = msgspec.structs.replace(OPTIONS, devices=3, noise="pair:0.8@2", engine="auto")
-    rates: dict[str, object] = {"policy": "contribution", "kappa": 0.15}
+    rates: dict[str, object] = {"kind": "contribution", "kappa": 0.15}
     with fleet(options, tmp_path / "run", mosquitto.port, rates=rates) as run:
         expected = undisturbed_bytes(options, run.plan, tmp_path / "in-process")
         run.start_all()

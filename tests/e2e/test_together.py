@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from aggregator.demo.broker import Broker
-from aggregator.settings import PruningSection, RatesSection, TrainingSection
 from device_runtime.engines import available_engines
 from tests.e2e.harness import wait_until
 from tests.e2e.test_personal import HEAD, OPTIONS, assert_as_if_undisturbed, personal_fleet, undisturbed
@@ -20,9 +19,12 @@ EVERYTHING = msgspec.structs.replace(
     OPTIONS,
     engine=available_engines()[0],
     noise="pair:0.8@2",
-    training=TrainingSection(local_epochs=60),
-    pruning=PruningSection(dense_rounds=1, every_rounds=1, prune_share=0.4),
-    rates=RatesSection(policy="contribution", kappa=0.15),
+    tables={
+        "training": {"local_epochs": 60},
+        "pruning": {"dense_rounds": 1},
+        "topology": {"every_rounds": 1, "prune_share": 0.4},
+        "rates": {"kind": "contribution", "kappa": 0.15},
+    },
 )
 
 

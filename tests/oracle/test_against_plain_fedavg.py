@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aggregator.core.pruning import Pruning
+from aggregator.core.weighting import Samples
 from aggregator.settings import (
-    ContributionSection,
     ModelSection,
-    PruningSection,
     RoundsSection,
     RunSection,
     Settings,
@@ -81,8 +81,8 @@ def test_federation_without_pruning_is_federated_averaging(
         training=TrainingSection(
             momentum=0.0, learning_rate=LEARNING_RATE, batch_size=BATCH, local_epochs=EPOCHS, update_dtype="fp32"
         ),
-        pruning=PruningSection(sparsity=0.0),
-        contribution=ContributionSection(weighting="samples"),
+        pruning=Pruning(sparsity=0.0),
+        weighting=Samples(),
         rounds=RoundsSection(count=ROUNDS),
     )
     found = run_in_process(settings, devices, tmp_path / "run", engine).state.model.theta

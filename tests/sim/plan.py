@@ -3,10 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aggregator.core.layers import UniformLayers
+from aggregator.core.pruning import Pruning
+from aggregator.core.residuals import Keep
+from aggregator.core.topologies import Static
+from aggregator.core.weighting import UniformWeights
 from aggregator.settings import (
-    ContributionSection,
     ModelSection,
-    PruningSection,
     RoundsSection,
     RunSection,
     Settings,
@@ -42,8 +45,10 @@ def run_settings(plan: Plan, folder: Path) -> Settings:
         link=LinkSettings(site=SITE, allow_unsigned=True),
         model=ModelSection(name=MODEL, classes=CLASSES),
         training=TrainingSection(batch_size=8, local_epochs=1, update_dtype="fp32"),
-        pruning=PruningSection(sparsity=0.5, layers="uniform", topology="static", residual="keep"),
-        contribution=ContributionSection(weighting="uniform"),
+        pruning=Pruning(sparsity=0.5, layers=UniformLayers()),
+        topology=Static(),
+        residual=Keep(),
+        weighting=UniformWeights(),
         rounds=RoundsSection(
             count=plan.rounds, devices_min=plan.devices, quorum=plan.quorum, deadline_s=plan.deadline_s, heartbeat_s=5.0
         ),

@@ -7,8 +7,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.core.pruning import keep_counts, layer_densities, magnitude_masks
-from aggregator.core.topology import TopologyRule, adjusts, grown_values, next_masks, prune_share_at
+from aggregator.core.layers import Er, Erk, ErkSparsity, UniformLayers
+from aggregator.core.layers.counts import keep_counts, layer_densities
+from aggregator.core.pruning import Pruning
+from aggregator.core.topologies import Dynamic, Turn
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.largest import largest
 
@@ -16,14 +18,13 @@ QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 dims = st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple)
 models = st.dictionaries(st.sampled_from(["a", "b", "c", "d", "e"]), dims, min_size=1)
 sparsities = st.floats(0.0, 0.999)
-layer_rules = st.sampled_from(["erk", "er", "uniform", "erk_sparsity"])
+layer_rules = st.sampled_from([Erk(), Er(), UniformLayers(), ErkSparsity()])
 topologies = st.builds(
-    TopologyRule,
+    Dynamic,
     end_round=st.integers(0, 60),
     prune_share=st.floats(0.0, 0.99),
     every_rounds=st.integers(1, 7),
     grow_value=st.sampled_from(["residual", "zero", "init"]),
-    layer_rule=layer_rules,
     between=st.sampled_from(["keep", "reprune"]),
 )
 
@@ -32,6 +33,10 @@ def _weights(shapes, seed, levels=4):
     """Weights with many ties and zeros, the hard case for exact counts."""
     rng = np.random.default_rng(seed)
     return {n: rng.integers(-levels, levels + 1, size=s).astype(np.float32) for n, s in shapes.items()}
+
+
+def _turn(pruning, theta, masks, round_index, seed, initial=None):
+    return Turn(round_index, pruning, theta, masks, masks, initial or {}, lambda n: Draws(seed, "grow", round_index, n))
 
 
 @QUICK
@@ -45,7 +50,7 @@ def test_counts_are_exact_and_within_each_layer(shapes, sparsity, rule):
 
 
 @QUICK
-@given(models, sparsities, st.sampled_from(["erk", "er", "uniform"]))
+@given(models, sparsities, st.sampled_from([Erk(), Er(), UniformLayers()]))
 def test_densities_meet_the_budget(shapes, sparsity, rule):
     sizes = {n: math.prod(s) for n, s in shapes.items()}
     densities = layer_densities(shapes, sparsity, rule)
@@ -57,8 +62,8 @@ def test_densities_meet_the_budget(shapes, sparsity, rule):
 @QUICK
 @given(models, sparsities, st.integers(0, 9))
 def test_nothing_dropped_is_larger_than_anything_kept(shapes, sparsity, seed):
-    weights, counts = _weights(shapes, seed), keep_counts(shapes, sparsity)
-    for name, mask in magnitude_masks(weights, counts).items():
+    weights, counts = _weights(shapes, seed), keep_counts(shapes, sparsity, Erk())
+    for name, mask in Pruning(layers=Erk()).masks(weights, shapes, sparsity).items():
         size = np.abs(weights[name])
         assert np.count_nonzero(mask) == counts[name]
         if not mask.all():
@@ -75,32 +80,36 @@ def test_more_kept_means_a_superset(values, data):
 
 
 @QUICK
-@given(models, sparsities, topologies, st.integers(1, 60), st.integers(0, 9))
-def test_a_topology_step_conserves_the_counts_of_every_layer(shapes, sparsity, rule, round_index, seed):
+@given(models, sparsities, topologies, layer_rules, st.integers(1, 60), st.integers(0, 9))
+def test_a_topology_step_conserves_the_counts_of_every_layer(shapes, sparsity, rule, layers, round_index, seed):
     theta = _weights(shapes, seed)
-    counts = keep_counts(shapes, sparsity, rule.layer_rule)
-    masks = magnitude_masks(_weights(shapes, seed + 100), counts)
-    new = next_masks(rule, theta, masks, sparsity, round_index, lambda n: Draws(seed, "grow", round_index, n))
+    counts = keep_counts(shapes, sparsity, layers)
+    pruning = Pruning(sparsity=sparsity, layers=layers)
+    masks = pruning.masks(_weights(shapes, seed + 100), shapes, sparsity)
+    new = rule.next_masks(_turn(pruning, theta, masks, round_index, seed))
     assert list(new) == list(masks)
     for name, mask in new.items():
         assert mask.dtype == np.bool_
         assert mask.shape == masks[name].shape
         assert np.count_nonzero(mask) == counts[name]
-    if not adjusts(rule, round_index) and rule.between == "keep":
+    if not rule.adjusts(round_index) and rule.between == "keep":
         assert all(np.array_equal(new[n], masks[n]) for n in masks)
 
 
 @QUICK
-@given(models, sparsities, topologies, st.integers(1, 60), st.integers(0, 9))
-def test_an_adjustment_drops_no_more_than_its_share_and_the_smallest_only(shapes, sparsity, rule, round_index, seed):
-    if not adjusts(rule, round_index):
+@given(models, sparsities, topologies, layer_rules, st.integers(1, 60), st.integers(0, 9))
+def test_an_adjustment_drops_no_more_than_its_share_and_the_smallest_only(
+    shapes, sparsity, rule, layers, round_index, seed
+):
+    if not rule.adjusts(round_index):
         return
     theta = _weights(shapes, seed)
-    counts = keep_counts(shapes, sparsity, rule.layer_rule)
-    masks = magnitude_masks(_weights(shapes, seed + 100), counts)
-    new = next_masks(rule, theta, masks, sparsity, round_index, lambda n: Draws(seed, "grow", round_index, n))
-    enlarged = sparsity + (1 - sparsity) * prune_share_at(rule, round_index)
-    low = keep_counts(shapes, enlarged, rule.layer_rule)
+    counts = keep_counts(shapes, sparsity, layers)
+    pruning = Pruning(sparsity=sparsity, layers=layers)
+    masks = pruning.masks(_weights(shapes, seed + 100), shapes, sparsity)
+    new = rule.next_masks(_turn(pruning, theta, masks, round_index, seed))
+    enlarged = sparsity + (1 - sparsity) * rule.prune_share_at(round_index)
+    low = keep_counts(shapes, enlarged, layers)
     for name, mask in masks.items():
         stayed, dropped = mask & new[name], mask & ~new[name]
         assert np.count_nonzero(stayed) >= min(low[name], counts[name])
@@ -117,17 +126,17 @@ def test_only_grown_coordinates_get_a_new_value(rule, round_index, seed):
     rng = np.random.default_rng(seed)
     theta, initial = {"w": rng.normal(size=30).astype(np.float32)}, {"w": rng.normal(size=30).astype(np.float32)}
     old, new = {"w": rng.random(30) < 0.5}, {"w": rng.random(30) < 0.5}
-    values = grown_values(rule, round_index, theta, old, new, initial)["w"]
+    values = (theta | rule.grown_values(_turn(Pruning(), theta, old, round_index, seed, initial), new))["w"]
     grown = new["w"] & ~old["w"]
     assert values[~grown].tobytes() == theta["w"][~grown].tobytes()
-    if rule.grow_value == "residual" or not adjusts(rule, round_index):
+    if rule.grow_value == "residual" or not rule.adjusts(round_index):
         assert values.tobytes() == theta["w"].tobytes()
 
 
 @QUICK
 @given(topologies)
 def test_the_prune_share_never_rises_and_ends_at_zero(rule):
-    shares = [prune_share_at(rule, t) for t in range(1, rule.end_round + 3)]
+    shares = [rule.prune_share_at(t) for t in range(1, rule.end_round + 3)]
     assert all(a >= b for a, b in itertools.pairwise(shares))
     assert all(0.0 <= s <= rule.prune_share for s in shares)
     assert shares[-1] == 0.0

@@ -6,18 +6,14 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aggregator.core.pruning import keep_counts, magnitude_masks, nested_masks
-from aggregator.core.rates import (
-    GRID,
-    Known,
-    Point,
-    RatesRule,
-    RoundTime,
-    capability_sparsities,
-    contribution_sparsities,
-    fit,
-)
-from aggregator.core.residuals import adopt_masks, start
+from aggregator.core.dense_model import adopt_masks, start
+from aggregator.core.layers import Er, Erk, ErkSparsity, UniformLayers
+from aggregator.core.layers.counts import keep_counts
+from aggregator.core.pruning import Pruning
+from aggregator.core.rating import ByContribution, Capability
+from aggregator.core.rating.interface import GRID
+from aggregator.core.rating.round_cost import NOTHING_KNOWN, Known, Point, RoundTime, fit
+from aggregator.core.residuals import Trained, Zero
 from tests.fakes import QUICK
 
 points = st.lists(st.builds(Point, sparsity=st.floats(0.0, 0.999), seconds=st.floats(0.0, 1e6)), max_size=6).map(tuple)
@@ -28,17 +24,18 @@ times = st.lists(
     max_size=6,
 ).map(tuple)
 known = st.dictionaries(st.sampled_from("abcdef"), st.builds(Known, profiled=points, observed=times), max_size=6)
-rules = st.builds(RatesRule, policy=st.just("capability"), sparsity_max=st.floats(0.0, 0.99), quantile=st.floats(0, 1))
+by_capability = st.builds(Capability, sparsity_max=st.floats(0.0, 0.99), quantile=st.floats(0, 1))
+by_contribution = st.builds(ByContribution, sparsity_max=st.floats(0.0, 0.99), kappa=st.floats(0, 1))
 dims = st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple)
 models = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), dims, min_size=1)
-layer_rules = st.sampled_from(["erk", "er", "uniform", "erk_sparsity"])
+layer_rules = st.sampled_from([Erk(), Er(), UniformLayers(), ErkSparsity()])
 
 
 @QUICK
-@given(rules, st.floats(0.0, 0.99), known)
+@given(by_capability, st.floats(0.0, 0.99), known)
 def test_every_device_gets_a_sparsity_between_the_runs_and_the_most(rule, sparsity, devices):
     assume(rule.sparsity_max >= sparsity)
-    chosen = capability_sparsities(rule, sparsity, devices)
+    chosen = rule.sparsities(sparsity, devices, {})
     assert set(chosen) == set(devices)
     for value in chosen.values():
         assert sparsity <= value <= rule.sparsity_max
@@ -47,10 +44,10 @@ def test_every_device_gets_a_sparsity_between_the_runs_and_the_most(rule, sparsi
 
 
 @QUICK
-@given(rules, st.floats(0.0, 0.99), known)
+@given(by_capability, st.floats(0.0, 0.99), known)
 def test_only_devices_slower_than_another_are_pruned_further(rule, sparsity, devices):
     assume(rule.sparsity_max >= sparsity)
-    chosen = capability_sparsities(rule, sparsity, devices)
+    chosen = rule.sparsities(sparsity, devices, {})
     times = {d: cost.at(sparsity) for d, k in devices.items() if (cost := fit(k)) is not None}
     for device, value in chosen.items():
         if value > sparsity:
@@ -58,10 +55,10 @@ def test_only_devices_slower_than_another_are_pruned_further(rule, sparsity, dev
 
 
 @QUICK
-@given(rules, st.floats(0.0, 0.99), st.dictionaries(st.sampled_from("abcdef"), st.floats(0.0, 1.0)))
+@given(by_contribution, st.floats(0.0, 0.99), st.dictionaries(st.sampled_from("abcdef"), st.floats(0.0, 1.0)))
 def test_rates_by_contribution_keep_their_bounds_and_the_order_of_weights(rule, sparsity, weights):
     assume(rule.sparsity_max >= sparsity)
-    chosen = contribution_sparsities(rule, sparsity, weights, "abcdef")
+    chosen = rule.sparsities(sparsity, dict.fromkeys("abcdef", NOTHING_KNOWN), weights)
     assert all(sparsity <= value <= rule.sparsity_max for value in chosen.values())
     assert all(chosen[d] == sparsity for d in chosen if d not in weights)
     by_weight = [chosen[d] for d in sorted(weights, key=weights.__getitem__)]
@@ -74,11 +71,12 @@ def test_further_pruned_masks_lie_inside_the_runs_and_hold_the_largest(shapes, s
     assume(further >= sparsity)
     draws = np.random.default_rng(seed)
     theta = {n: draws.integers(-4, 5, size=s).astype(np.float32) for n, s in shapes.items()}
-    run = magnitude_masks(theta, keep_counts(shapes, sparsity, rule))
+    pruning = Pruning(sparsity=sparsity, layers=rule)
+    run = pruning.masks(theta, shapes, sparsity)
     # What the run keeps is not what is largest, once masks moved: take any mask of these counts.
     run = {n: draws.permutation(m.ravel()).reshape(m.shape) for n, m in run.items()}
     counts = keep_counts(shapes, further, rule)
-    nested = nested_masks(theta, run, further, rule)
+    nested = pruning.nested(theta, run, further)
     assert list(nested) == list(run)
     for name, mask in nested.items():
         assert not (mask & ~run[name]).any()
@@ -89,6 +87,7 @@ def test_further_pruned_masks_lie_inside_the_runs_and_hold_the_largest(shapes, s
 
 def test_at_the_runs_own_sparsity_the_nested_mask_is_the_runs():
     theta = {"a": np.arange(20, dtype=np.float32).reshape(4, 5)}
-    masks = magnitude_masks(theta, keep_counts({"a": (4, 5)}, 0.6, "erk"))
-    state = adopt_masks(start(theta, masks), masks, "zero", {})
-    assert (nested_masks(state.theta, masks, 0.6, "erk")["a"] == masks["a"]).all()
+    pruning = Pruning(sparsity=0.6, layers=Erk())
+    masks = pruning.masks(theta, {"a": (4, 5)}, 0.6)
+    state = adopt_masks(start(theta, masks, Trained()), masks, Zero(), {})
+    assert (pruning.nested(state.theta, masks, 0.6)["a"] == masks["a"]).all()

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from aggregator.core.rates import Known, Point, RatesRule, RoundTime, capability_sparsities, fit
+from aggregator.core.rating import Capability
+from aggregator.core.rating.round_cost import Known, Point, RoundTime, fit
 from aggregator.device_costs import Trained, known_of, observations, round_time
 from aggregator.profiles.kept import profile_facts
 from aggregator.results import DeviceRound, RoundResult
@@ -147,6 +148,6 @@ def test_one_device_that_lies_about_its_times_moves_nobody_but_itself():
     worst = Phase(measured(DURATION_NS_MAX), ABSENT)
     _, offer = offered(1, download=worst, load=worst, train=worst, serialise=worst, upload_previous=worst)
     observed = observations([result(1, 0.8)], [(1, offer)], {"pi-1": "fake"})["pi-1"]
-    chosen = capability_sparsities(RatesRule("capability"), 0.8, honest | {"pi-1": Known(observed=observed)})
+    chosen = Capability().sparsities(0.8, honest | {"pi-1": Known(observed=observed)}, {})
     assert {d: chosen[d] for d in honest} == dict.fromkeys(honest, 0.8)
     assert 0.8 <= chosen["pi-1"] <= 0.95

@@ -68,9 +68,9 @@ def test_dense_accuracy_of_a_normalised_model_is_known_only_with_calibration_dat
         model=ModelSection(name="resnet8"),
     )
     federation = Federation(settings, tmp_path)
-    dense, sparse = federation._evaluate(federation.start().model)
-    assert (dense is not None) is calibrated
-    assert sparse is not None
+    evaluation = federation.model.evaluate(federation.start().model)
+    assert (evaluation.dense is not None) is calibrated
+    assert evaluation.sparse is not None
 
 
 def test_held_out_file_without_the_arrays_is_refused_by_name(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 import msgspec
 import pytest
 
+from aggregator.core.pruning import Pruning
+from aggregator.core.rating import Capability
+from aggregator.core.registry import read_rule
+from aggregator.core.weighting import Cgsv
 from aggregator.ledger import Ledger
 from aggregator.run_folder import new_run_id, read_result, remember_settings, versions
 from aggregator.settings import (
-    ContributionSection,
-    PruningSection,
-    RatesSection,
     RoundsSection,
     RunSection,
     Settings,
@@ -31,7 +32,7 @@ def ledger(tmp_path):
 
 def test_settings_are_written_beside_the_ledger(ledger, tmp_path):
     remember_settings(ledger, tmp_path, SETTINGS)
-    assert msgspec.json.decode((tmp_path / "settings.json").read_bytes(), type=Settings) == SETTINGS
+    assert msgspec.json.decode((tmp_path / "settings.json").read_bytes(), type=Settings, dec_hook=read_rule) == SETTINGS
 
 
 def test_the_same_settings_resume_a_run(ledger, tmp_path):
@@ -44,7 +45,7 @@ def test_until_a_round_was_opened_every_setting_may_change(ledger, tmp_path):
     remember_settings(ledger, tmp_path, SETTINGS)
     changed = replace(SETTINGS, run=RunSection(folder="RUN", seed=4))
     remember_settings(ledger, tmp_path, changed)
-    assert msgspec.json.decode(ledger.setting("settings"), type=Settings) == changed
+    assert msgspec.json.decode(ledger.setting("settings"), type=Settings, dec_hook=read_rule) == changed
 
 
 @pytest.mark.parametrize(
@@ -59,18 +60,18 @@ def test_how_long_and_over_what_a_run_goes_on_may_change(ledger, tmp_path, chang
     remember_settings(ledger, tmp_path, SETTINGS)
     ledger.open_round(1, 0, 500, ())
     remember_settings(ledger, tmp_path, changed)
-    assert msgspec.json.decode(ledger.setting("settings"), type=Settings) == changed
-    assert msgspec.json.decode((tmp_path / "settings.json").read_bytes(), type=Settings) == changed
+    assert msgspec.json.decode(ledger.setting("settings"), type=Settings, dec_hook=read_rule) == changed
+    assert msgspec.json.decode((tmp_path / "settings.json").read_bytes(), type=Settings, dec_hook=read_rule) == changed
 
 
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
         (replace(SETTINGS, run=RunSection(folder="RUN", seed=4)), "run.seed = 3, not 4"),
-        (replace(SETTINGS, pruning=PruningSection(sparsity=0.5)), "pruning.sparsity = 0.8, not 0.5"),
+        (replace(SETTINGS, pruning=Pruning(sparsity=0.5)), "pruning.sparsity = 0.8, not 0.5"),
         (replace(SETTINGS, training=TrainingSection(batch_size=1)), "training.batch_size = 32, not 1"),
-        (replace(SETTINGS, contribution=ContributionSection(gamma0=0.1)), "contribution.gamma0 = 0.7, not 0.1"),
-        (replace(SETTINGS, rates=RatesSection(policy="capability")), "rates.policy = 'fixed', not 'capability'"),
+        (replace(SETTINGS, weighting=Cgsv(gamma0=0.1)), "weighting.gamma0 = 0.7, not 0.1"),
+        (replace(SETTINGS, rates=Capability()), "rates.kind = 'fixed', not 'capability'"),
         (replace(SETTINGS, input=InputSpec(shape=(1, 9, 9))), r"input.axes = \[0, 1, 2\], not \[\]"),
     ],
 )
@@ -79,7 +80,7 @@ def test_settings_that_decide_numbers_may_not_change(ledger, tmp_path, changed, 
     ledger.open_round(1, 0, 500, ())
     with pytest.raises(UsageError, match=says):
         remember_settings(ledger, tmp_path, changed)
-    assert msgspec.json.decode(ledger.setting("settings"), type=Settings) == SETTINGS
+    assert msgspec.json.decode(ledger.setting("settings"), type=Settings, dec_hook=read_rule) == SETTINGS
 
 
 def test_a_run_of_before_there_was_a_section_goes_on_with_its_defaults(ledger, tmp_path):
@@ -89,8 +90,8 @@ def test_a_run_of_before_there_was_a_section_goes_on_with_its_defaults(ledger, t
     del before["rates"]
     ledger.set_setting("settings", msgspec.json.encode(before).decode())
     remember_settings(ledger, tmp_path, SETTINGS)
-    with pytest.raises(UsageError, match=r"rates\.quantile = 0\.5, not 0\.1"):
-        remember_settings(ledger, tmp_path, replace(SETTINGS, rates=RatesSection(quantile=0.1)))
+    with pytest.raises(UsageError, match=r"rates\.kind = 'fixed', not 'capability'"):
+        remember_settings(ledger, tmp_path, replace(SETTINGS, rates=Capability()))
 
 
 def test_a_run_with_settings_of_another_version_is_refused_in_a_sentence(ledger, tmp_path):

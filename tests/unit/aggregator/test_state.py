@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from aggregator.core.contribution import ContributionState
-from aggregator.core.residuals import ModelState
-from aggregator.state import RunState, decode_state, encode_state
+from aggregator.core.dense_model import ModelState
+from aggregator.core.method import Memory, RunState
+from aggregator.state import decode_state, encode_state
 from device_runtime.wire.errors import RemoteWireError
 from device_runtime.wire.tensors import encode_tensors
 
@@ -15,7 +15,12 @@ def _state(names: list[str]) -> RunState:
     theta = {n: draws.standard_normal((3, 5)).astype(np.float32) for n in names}
     masks = {n: draws.random((3, 5)) < 0.5 for n in names[::2]}
     trained = {n: draws.random((3, 5)) < 0.5 for n in names[::2]}
-    return RunState(ModelState(theta, masks, trained), ContributionState({"b": 0.1 + 0.2, "a": 0.7}))
+    record = {"weighting": {"weights": {"b": 0.1 + 0.2, "a": 0.7}}, "rounds": [1, None, True, "é"]}
+    tensors = {
+        "momentum/layer.weight": draws.standard_normal((2, 3)).astype(np.float32),
+        "scores": draws.integers(0, 9, 4, dtype=np.int64),
+    }
+    return RunState(ModelState(theta, masks, trained), Memory(record, tensors))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -25,7 +30,11 @@ def test_state_comes_back_bit_for_bit_and_in_order(seed: int) -> None:
     found = decode_state(encode_state(state))
     assert list(found.model.theta) == names
     assert list(found.model.masks) == list(found.model.trained) == names[::2]
-    assert found.contribution == state.contribution
+    assert found.memory.record == state.memory.record
+    assert list(found.memory.record["weighting"]["weights"]) == ["b", "a"]
+    assert {n: (t.dtype, t.shape, t.tobytes()) for n, t in found.memory.tensors.items()} == {
+        n: (t.dtype, t.shape, t.tobytes()) for n, t in state.memory.tensors.items()
+    }
     for kind in ("theta", "masks", "trained"):
         expected = getattr(state.model, kind)
         assert {n: a.tobytes() for n, a in getattr(found.model, kind).items()} == {

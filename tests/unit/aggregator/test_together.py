@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.core.pruning import keep_counts
-from aggregator.core.residuals import ResidualPolicy
+from aggregator.core.layers import Erk
+from aggregator.core.layers.counts import keep_counts
+from aggregator.core.pruning import shapes_of
 from aggregator.demo.plan import Options, device_arrays, make_plan
 from aggregator.federation import Federation
-from aggregator.settings import ModelSection, PruningSection, RatesSection, TrainingSection
+from aggregator.settings import ModelSection
 from aggregator.simulation.in_process import InProcessRun, run_in_process
 from device_runtime.data import LocalData
 from device_runtime.personal import LAST, Choice
@@ -20,7 +21,7 @@ from device_runtime.wire.support import Support
 
 HEAD = ("fc3.bias", "fc3.weight")
 DENSE_ROUNDS, ROUNDS, SPARSITY = 2, 4, 0.9
-BY_CONTRIBUTION = RatesSection(policy="contribution", kappa=0.09, sparsity_max=0.99)
+BY_CONTRIBUTION = {"kind": "contribution", "kappa": 0.09, "sparsity_max": 0.99}
 EVERYONE: dict[str, Choice] = dict.fromkeys(("device-01", "device-02", "device-03"), LAST)
 
 
@@ -37,17 +38,19 @@ def run(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     *,
-    residual: ResidualPolicy = "trained",
-    rates: RatesSection = BY_CONTRIBUTION,
+    residual: str = "trained",
+    rates: object = BY_CONTRIBUTION,
     personal: Mapping[str, Choice] = {},
     dense_rounds: int = DENSE_ROUNDS,
     model: str = "mlp",
 ) -> Recorded:
     """Four short rounds of three devices, one of them with noisy labels, so that weights differ."""
     options = Options(
-        rounds=ROUNDS, devices=3, partition="iid", noise="pair:0.8@1", model=ModelSection(name=model), rates=rates,
-        training=TrainingSection(local_epochs=1),
-        pruning=PruningSection(sparsity=SPARSITY, residual=residual, dense_rounds=dense_rounds),
+        rounds=ROUNDS, devices=3, partition="iid", noise="pair:0.8@1", model=ModelSection(name=model),
+        tables={
+            "training": {"local_epochs": 1}, "pruning": {"sparsity": SPARSITY, "dense_rounds": dense_rounds},
+            "residual": residual, "rates": rates,
+        },
     )  # fmt: skip
     plan = make_plan(options, folder)
     folder.mkdir()
@@ -59,8 +62,8 @@ def run(
 
     def recording(self, *args, **kwargs):
         assignments, bytes_max = assign(self, *args, **kwargs)
-        supports.append({a.device: self.assigned_supports(a) for a in assignments})
-        sparsities.append({a.device: self.assigned_sparsity(a) for a in assignments})
+        supports.append({a.device: self.submodels.supports_of(a) for a in assignments})
+        sparsities.append({a.device: self.submodels.sparsity_of(a) for a in assignments})
         return assignments, bytes_max
 
     monkeypatch.setattr(Federation, "assign", recording)
@@ -92,12 +95,12 @@ def test_everyone_has_the_whole_model_in_dense_rounds_and_rates_begin_after_them
 @pytest.mark.parametrize("residual", ["trained", "keep", "zero"])
 def test_a_layer_that_nobody_uploads_is_pruned_too_when_the_dense_rounds_end(tmp_path, monkeypatch, residual):
     """Else it would stay whole for good, and the model that the run leaves be denser than asked for."""
-    found = run(tmp_path / "run", monkeypatch, residual=residual, rates=RatesSection(), personal=EVERYONE)
+    found = run(tmp_path / "run", monkeypatch, residual=residual, rates="fixed", personal=EVERYONE)
     model = found.ended.state.model
-    counts = keep_counts({n: m.shape for n, m in model.masks.items()}, SPARSITY)
+    counts = keep_counts(shapes_of(model.masks), SPARSITY, Erk())
     assert {n: int(m.sum()) for n, m in model.masks.items()} == counts
     assert found.sparsities[-1] == pytest.approx(dict.fromkeys(EVERYONE, SPARSITY), abs=1e-3)
-    first = run(tmp_path / "plain", monkeypatch, residual=residual, rates=RatesSection(), dense_rounds=0)
+    first = run(tmp_path / "plain", monkeypatch, residual=residual, rates="fixed", dense_rounds=0)
     as_without = first.supports[0]["device-01"]["fc3.weight"].dense_mask()
     np.testing.assert_array_equal(model.masks["fc3.weight"], as_without)
     assert not model.trained["fc3.weight"].any()
@@ -135,4 +138,4 @@ def test_statistics_of_normalisations_are_averaged_whole_whatever_the_masks(tmp_
         for name in statistics:
             assert all(s[name].kind == "all" for s in supports.values())
     kept = {n: int(m.sum()) for n, m in model.masks.items()}
-    assert kept == keep_counts({n: m.shape for n, m in model.masks.items()}, SPARSITY)
+    assert kept == keep_counts(shapes_of(model.masks), SPARSITY, Erk())

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from aggregator.core.averaging import AveragingRule, Update, aggregate
-from aggregator.core.pruning import nested_masks
-from aggregator.core.residuals import commit_step, start
+from aggregator.core.combining import Mean
+from aggregator.core.combining.partial import Update
+from aggregator.core.dense_model import commit_step, start
+from aggregator.core.residuals import Trained
 from device_runtime.wire.support import Kept, Support
+from tests.aggregation import aggregate, norms_of
 
 ROLES = {"w": "weight"}
 RUN = {"w": np.array([True, True, True, False])}
@@ -24,14 +26,8 @@ NARROW = update("b", [2.0], [True, False, False, False])
 
 def averaged(*updates: Update, **rule: object):
     prior = {u.device: 1 / len(updates) for u in updates}
-    state = start(THETA, RUN, "trained")
-    return state, aggregate(state.theta, prior, lambda: iter(updates), AveragingRule(**rule), ROLES)
-
-
-def test_the_narrow_mask_keeps_the_largest_of_the_wide_one():
-    # 9 is the largest of all and off the run's mask: it is nobody's.
-    assert nested_masks(THETA, RUN, 0.5, "uniform")["w"].tolist() == [True, True, False, False]
-    assert nested_masks(THETA, RUN, 0.75, "uniform")["w"].tolist() == [True, False, False, False]
+    state = start(THETA, RUN, Trained())
+    return state, aggregate(state.theta, prior, lambda: iter(updates), ROLES, Mean(**rule))
 
 
 def test_a_coordinate_is_averaged_over_the_devices_that_hold_it():
@@ -49,7 +45,7 @@ def test_a_device_is_scored_on_its_own_coordinates_only():
     # psi_a = (1 + 2 + 2) / (3 sqrt 3), psi_b = 1: b is not marked down for the two coordinates it does not hold.
     _, result = averaged(WIDE, NARROW)
     assert result.scores == pytest.approx({"a": 5 / (3 * np.sqrt(3)), "b": 1.0})
-    assert result.norms == {"a": 3.0, "b": 2.0}
+    assert norms_of(THETA, {"a": 0.5, "b": 0.5}, iter([WIDE, NARROW]), ROLES) == {"a": 3.0, "b": 2.0}
 
 
 def test_what_only_sparser_devices_could_have_trained_keeps_its_bits_and_is_not_trained():
