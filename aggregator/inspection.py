@@ -7,10 +7,16 @@ import msgspec
 from aggregator.ledger import Ledger
 from aggregator.profiles.kept import read_kept
 from aggregator.results import RoundResult
-from aggregator.settings import Settings
+from aggregator.settings import RoundsSection
 from device_runtime.wire.errors import UsageError
 
 Row = dict[str, object]
+
+
+class _Counted(msgspec.Struct, frozen=True):
+    """What status needs of a run's settings, of whichever version they are."""
+
+    rounds: RoundsSection
 
 
 def _open(folder: Path) -> Ledger:
@@ -27,7 +33,7 @@ def run_status(folder: Path) -> Row:
     stored = ledger.setting("settings")
     if stored is None:
         raise UsageError(f"the ledger in {str(folder)!r} holds no run yet.")
-    settings = msgspec.json.decode(stored, type=Settings)
+    settings = msgspec.json.decode(stored, type=_Counted)
     results = _results(ledger)
     committed = len(results)
     under_way = ledger.opened_round(committed + 1)

@@ -18,11 +18,10 @@ import safetensors.numpy
 from aggregator.core.dense_model import sparse_params
 from aggregator.core.masks import supports_of
 from aggregator.core.method import RunState
-from aggregator.core.registry import read_rule
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger
 from aggregator.results import DeviceRound, DeviceSummary, Final, RoundResult, RunResult, Totals, uploaded_by_nobody
-from aggregator.settings import Settings
+from aggregator.settings import Settings, decode_settings
 from device_runtime.store import write_atomic
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import encode_manifest
@@ -54,7 +53,7 @@ def remember_settings(ledger: Ledger, folder: Path, settings: Settings) -> None:
     now = _flat(msgspec.to_builtins(settings))
     stored = ledger.setting("settings")
     if stored is not None and ledger.begun():
-        before = _flat(msgspec.to_builtins(_stored_settings(stored)))
+        before = _flat(msgspec.to_builtins(decode_settings(stored)))
         for key in sorted(now):
             if not key.startswith(_MAY_CHANGE) and before.get(key) != now[key]:
                 raise UsageError(
@@ -63,14 +62,6 @@ def remember_settings(ledger: Ledger, folder: Path, settings: Settings) -> None:
                 )
     ledger.set_setting("settings", msgspec.json.encode(settings).decode())
     write_atomic(folder / "settings.json", msgspec.json.format(msgspec.json.encode(settings), indent=1))
-
-
-def _stored_settings(stored: str) -> Settings:
-    """Settings of a run begun before there was a section have that section's defaults."""
-    try:
-        return msgspec.json.decode(stored, type=Settings, dec_hook=read_rule)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"the run was begun by another version, with other settings ({error}).") from error
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

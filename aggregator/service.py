@@ -12,9 +12,9 @@ from aggregator.core import round_events as events
 from aggregator.core.method import Present, RunState
 from aggregator.core.profiles import ProfileState
 from aggregator.core.rounds import SECOND_NS, RoundState
-from aggregator.device_rates import MemberTimes
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger, Traffic
+from aggregator.member_times import MemberTimes
 from aggregator.plain_text import plain
 from aggregator.profiles.kept import KeptProfiles
 from aggregator.results import UPLOADED_BY_NOBODY, RoundResult, uploaded_by_nobody

@@ -147,6 +147,14 @@ def settings_of(tables: Mapping[str, object], source: str) -> Settings:
     return convert_settings(filled, Settings, source, read_rule)
 
 
+def decode_settings(data: bytes | str) -> Settings:
+    """Settings from their JSON. Raises UsageError for those of another version, naming what is other."""
+    try:
+        return msgspec.json.decode(data, type=Settings, dec_hook=read_rule)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(f"the run was begun by another version, with other settings ({error}).") from error
+
+
 def _over(default: dict[str, object], given: object) -> object:
     """A table read over a recipe's: key by key, unless it names another rule."""
     if given is None:

@@ -5,7 +5,6 @@ import pytest
 
 from aggregator.core.pruning import Pruning
 from aggregator.core.rating import Capability
-from aggregator.core.registry import read_rule
 from aggregator.core.weighting import Cgsv
 from aggregator.ledger import Ledger
 from aggregator.run_folder import new_run_id, read_result, remember_settings, versions
@@ -14,6 +13,7 @@ from aggregator.settings import (
     RunSection,
     Settings,
     TrainingSection,
+    decode_settings,
 )
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec
@@ -32,7 +32,7 @@ def ledger(tmp_path):
 
 def test_settings_are_written_beside_the_ledger(ledger, tmp_path):
     remember_settings(ledger, tmp_path, SETTINGS)
-    assert msgspec.json.decode((tmp_path / "settings.json").read_bytes(), type=Settings, dec_hook=read_rule) == SETTINGS
+    assert decode_settings((tmp_path / "settings.json").read_bytes()) == SETTINGS
 
 
 def test_the_same_settings_resume_a_run(ledger, tmp_path):
@@ -45,7 +45,7 @@ def test_until_a_round_was_opened_every_setting_may_change(ledger, tmp_path):
     remember_settings(ledger, tmp_path, SETTINGS)
     changed = replace(SETTINGS, run=RunSection(folder="RUN", seed=4))
     remember_settings(ledger, tmp_path, changed)
-    assert msgspec.json.decode(ledger.setting("settings"), type=Settings, dec_hook=read_rule) == changed
+    assert decode_settings(ledger.setting("settings")) == changed
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_how_long_and_over_what_a_run_goes_on_may_change(ledger, tmp_path, chang
     remember_settings(ledger, tmp_path, SETTINGS)
     ledger.open_round(1, 0, 500, ())
     remember_settings(ledger, tmp_path, changed)
-    assert msgspec.json.decode(ledger.setting("settings"), type=Settings, dec_hook=read_rule) == changed
-    assert msgspec.json.decode((tmp_path / "settings.json").read_bytes(), type=Settings, dec_hook=read_rule) == changed
+    assert decode_settings(ledger.setting("settings")) == changed
+    assert decode_settings((tmp_path / "settings.json").read_bytes()) == changed
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_settings_that_decide_numbers_may_not_change(ledger, tmp_path, changed, 
     ledger.open_round(1, 0, 500, ())
     with pytest.raises(UsageError, match=says):
         remember_settings(ledger, tmp_path, changed)
-    assert msgspec.json.decode(ledger.setting("settings"), type=Settings, dec_hook=read_rule) == SETTINGS
+    assert decode_settings(ledger.setting("settings")) == SETTINGS
 
 
 def test_a_run_of_before_there_was_a_section_goes_on_with_its_defaults(ledger, tmp_path):
