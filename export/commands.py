@@ -1,8 +1,7 @@
 """The command `espalier export`: a model in, the artifact folder that devices train out, or what a product runs."""
 
-import re
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import msgspec
 import typer
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from device_runtime.engines.registry import chosen_kind, engine_names
 from device_runtime.wire.errors import UsageError
-from device_runtime.wire.manifest import InputSpec, Loss, Manifest
+from device_runtime.wire.manifest import InputSpec, Manifest
 from export.artifacts.spec import ArtifactSpec
 from export.artifacts.summary import ArtifactSummary, summarise
 from export.artifacts.writers import writer_of
@@ -19,6 +18,7 @@ from export.deploy.commands import add_to
 from export.forward.model import ForwardModel
 from export.models.sources import load_model
 from export.models.zoo import MODELS
+from export.options import parse_loss, parse_shape
 from export.steps.optimizers import choose_optimizer
 
 _ENGINES = ", ".join(engine_names())
@@ -57,7 +57,7 @@ def training(
     rule = choose_optimizer(optimizer, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     name, forward = _forward_model(model, torch, onnx, shape, classes, seed)
     spec = ArtifactSpec(
-        name=name, input=InputSpec(shape=shape), class_count=classes, loss=_parse_loss(loss), optimizer=rule
+        name=name, input=InputSpec(shape=shape), class_count=classes, loss=parse_loss(loss), optimizer=rule
     )
     manifest = write(forward, spec, out)
     summary = summarise(manifest)
@@ -65,28 +65,6 @@ def training(
         typer.echo(msgspec.json.format(msgspec.json.encode(summary), indent=2).decode())
     else:
         _print(out, manifest, summary)
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """The shape written as comma-separated positive integers.
-
-    >>> parse_shape("1,28,28")
-    (1, 28, 28)
-
-    Raises UsageError for anything else.
-    """
-    parts = text.split(",")
-    if not all(re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", part, re.ASCII) for part in parts):
-        raise UsageError(f"--input {text!r} is no shape: write positive integers with commas, e.g. 1,28,28")
-    return tuple(int(part) for part in parts)
-
-
-def _parse_loss(text: str) -> Loss:
-    for known in get_args(Loss):
-        if text == known:
-            found: Loss = known
-            return found
-    raise UsageError(f"there is no loss {text!r}: choose one of {', '.join(get_args(Loss))}")
 
 
 def _forward_model(

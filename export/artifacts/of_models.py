@@ -8,8 +8,8 @@ from pathlib import Path
 from device_runtime.wire.manifest import InputSpec
 from export.artifacts.spec import ArtifactSpec
 from export.artifacts.writers import writer_of
-from export.commands import parse_shape
 from export.models.sources import load_model
+from export.options import parse_shape
 from export.steps.optimizers import choose_optimizer
 
 _SEED = 0

@@ -12,7 +12,9 @@ from device_runtime.wire.errors import UsageError
 from device_runtime.wire.support import sha256_hex
 from export.deploy.budget import Need, tensor_bytes
 from export.deploy.deployment import Report, Request, deploy_tflite
-from export.deploy.inspection import Inspection
+from export.deploy.facts import Inspection
+from export.tflite.flatbuffer import load_schema
+from export.tflite.reading import read_model
 
 _PER_LINE = 16
 
@@ -60,9 +62,6 @@ def _replaced(request: Request, out: Path) -> Request:
 
 
 def _ram(data: bytes) -> int:
-    from export.tflite.flatbuffer import load_schema
-    from export.tflite.reading import read_model
-
     types = {n: name for name, n in vars(load_schema().TensorType).items() if isinstance(n, int)}
     return tensor_bytes(read_model(data), types)
 

@@ -17,6 +17,7 @@ from export.deploy.samples import DataFile
 from export.deploy.source import Source, Which, open_source
 from export.deploy.tables import print_c, print_inspection, print_report, print_verification
 from export.deploy.verification import ACCURACY_LOSS_MAX, Tolerance, verify
+from export.options import parse_shape
 
 SourceArgument = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Run folder, ONNX file, or torch model package.module:factory.")
@@ -161,14 +162,9 @@ def add_to(app: typer.Typer) -> None:
 
 def _open(source: str, round_index: int | None, dense: bool, input_shape: str, replace: Path | None) -> Source:
     which: Which = "dense" if dense else "sparse"
-    opened = open_source(source, round_index=round_index, which=which, input_shape=_shape(input_shape))
+    shape = parse_shape(input_shape) if input_shape else None
+    opened = open_source(source, round_index=round_index, which=which, input_shape=shape)
     return opened if replace is None else opened.with_parameters(replace)
-
-
-def _shape(text: str) -> tuple[int, ...] | None:
-    from export.commands import parse_shape
-
-    return parse_shape(text) if text else None
 
 
 def _labels(text: str) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ import msgspec
 
 from device_runtime.wire.errors import UsageError
 from export.deploy.dead_units import Cut
+from export.deploy.facts import Inspection
 from export.deploy.inference_graph import InferenceGraph, inference_graph, to_onnx
-from export.deploy.inspection import Inspection, inspect_file
+from export.deploy.inspection import inspect_file
 from export.deploy.int8_onnx import quantise_onnx
 from export.deploy.provenance import METADATA_KEY, Provenance, encode_provenance
 from export.deploy.publish import publish

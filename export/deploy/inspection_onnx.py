@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, numpy_helper
 
 from device_runtime.wire.errors import UsageError
-from export.deploy.inspection import Inspection, LayerFacts, ideal_flops, sizes
+from export.deploy.facts import Inspection, LayerFacts, ideal_flops, sizes
 from export.deploy.provenance import load_onnx, onnx_provenance
 from export.forward.reading import VIEWS, constant_tensor, free_inputs, integer, label, opset
 

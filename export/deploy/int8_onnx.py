@@ -10,7 +10,7 @@ import onnx
 from onnx import ModelProto
 
 from device_runtime.wire.support import FloatArray
-from export.deploy.runners import require
+from export.extras import require
 from export.forward.form import INPUT, IR_VERSION_MAX
 
 _BATCH = 32

@@ -14,7 +14,8 @@ import numpy as np
 
 from device_runtime.wire.errors import UsageError
 from export.deploy.provenance import file_kind
-from export.deploy.runners import open_runner, require
+from export.deploy.runners import open_runner
+from export.extras import require
 
 _WARM_UP_RUNS = 5
 _RUNS_MIN = 20

@@ -1,7 +1,5 @@
 """Running a deployed file, ONNX or TFLite, behind one face: float32 channels-first samples in, float32 out."""
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +11,8 @@ from device_runtime.wire.errors import EngineError, UsageError
 from device_runtime.wire.support import FloatArray
 from export.deploy.net import Shape
 from export.deploy.provenance import METADATA_KEY, Provenance, decode_provenance, file_kind
+from export.extras import require
+from export.tflite.reading import read_metadata
 
 _BATCH = 64
 
@@ -46,17 +46,6 @@ def open_runner(path: Path, threads: int = 1) -> Runner:
         raise UsageError(
             f"{path} does not run ({str(error).strip().partition(chr(10))[0]}): export it again"
         ) from error
-
-
-def require(module: str, extra: str) -> Any:
-    """A module of an optional extra.
-
-    Raises UsageError naming the extra when it is not installed.
-    """
-    if importlib.util.find_spec(module.partition(".")[0]) is None:
-        name = module.partition(".")[0]
-        raise UsageError(f"{name} is not installed here: install it with pip install 'espalier-fl[{extra}]'")
-    return importlib.import_module(module)
 
 
 class OnnxRunner:
@@ -104,8 +93,6 @@ class TfliteRunner:
             raise ValueError("it has not one input and one output")
         self._input, self._output = inputs[0], outputs[0]
         self._stored_shape = tuple(int(n) for n in self._input["shape"][1:])
-        from export.tflite.reading import read_metadata
-
         self.provenance = decode_provenance(read_metadata(path.read_bytes()).get(METADATA_KEY))
         self._declared = self.provenance is not None and self.provenance.layout == "channels_last"
         self.sample_shape = channels_first(self._stored_shape) if self._declared else self._stored_shape

@@ -5,7 +5,7 @@ from rich.table import Table
 
 from export.deploy.c_array import CReport
 from export.deploy.deployment import Report
-from export.deploy.inspection import Inspection
+from export.deploy.facts import Inspection
 from export.deploy.verification import Side, Verification
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from export.deploy.net import Array, Shape
 from export.deploy.provenance import TFLITE_IDENTIFIER
-from export.deploy.runners import require
+from export.extras import require
 
 SCHEMA_VERSION = 3
 SIGNATURE = "serving_default"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.deploy.inspection import Inspection, LayerFacts, ideal_flops, sizes
+from export.deploy.facts import Inspection, LayerFacts, ideal_flops, sizes
 from export.deploy.provenance import METADATA_KEY, decode_provenance
 from export.tflite.flatbuffer import load_schema
 from export.tflite.reading import read_metadata, read_model, text

@@ -12,7 +12,7 @@ import numpy as np
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.support import FloatArray
-from export.deploy.runners import require
+from export.extras import require
 from export.forward.form import INPUT
 from export.tflite.flatbuffer import SIGNATURE, load_schema, pack, set_metadata
 from export.tflite.quiet import quiet

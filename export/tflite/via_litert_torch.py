@@ -18,7 +18,8 @@ from onnx import numpy_helper
 
 from device_runtime.wire.errors import UsageError
 from export.deploy.net import Shape
-from export.deploy.runners import channels_last, require
+from export.deploy.runners import channels_last
+from export.extras import require
 from export.forward.form import INPUT, OUTPUT
 from export.forward.model import ForwardModel
 from export.models.torch_import import make_module, set_tensors

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import decode_manifest
-from export.commands import app, parse_shape
+from export.commands import app
 from export.models.zoo import build_model
+from export.options import parse_shape
 
 pytest.importorskip("onnxruntime")
 

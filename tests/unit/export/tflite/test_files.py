@@ -52,7 +52,7 @@ def test_sequences_stay_sequences_at_the_border(tmp_path: Path) -> None:
     shapes = {text(graph.tensors[i].name): list(graph.tensors[i].shape) for i in (*graph.inputs, *graph.outputs)}
     assert shapes == {"input": [1, 12, 3], "output": [1, 12, 5]}
     x = np.random.default_rng(0).standard_normal((2, 3, 12)).astype(np.float32)
-    (expected,) = ReferenceEvaluator(model).run(None, {"input": x})
+    (expected,) = ReferenceEvaluator(model.proto).run(None, {"input": x})
     np.testing.assert_allclose(TfliteRunner(path, 1).run(x), expected, atol=1e-5)
 
 
