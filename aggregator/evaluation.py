@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.core.losses import sample_losses
 from device_runtime.data import Samples
 from device_runtime.engines.session import open_session
+from device_runtime.wire.errors import UsageError
+from device_runtime.wire.manifest import Loss
 from device_runtime.wire.support import FloatArray
 
 BATCH_SIZE = 500
@@ -16,7 +19,7 @@ BATCH_SIZE = 500
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Share classified right (None for regression) and mean loss."""
+    """Share classified right (None for regression) and the mean loss, the one that devices minimise."""
 
     accuracy: float | None
     loss: float
@@ -25,23 +28,37 @@ class Score:
 class Evaluator:
     """Holds the parameterised forward graph and the held-out samples."""
 
-    def __init__(self, forward: bytes, held_out: Samples, *, threads: int) -> None:
+    def __init__(self, forward: bytes, held_out: Samples, loss: Loss, *, threads: int) -> None:
         self._session = open_session(forward, threads)
         self._held_out = held_out
+        self._loss: Loss = loss
 
     def score(self, params: Mapping[str, FloatArray]) -> Score:
-        """Evaluate one parameter set; the session's inputs are `input` and every parameter name."""
+        """Evaluate one parameter set; the session's inputs are `input` and every parameter name.
+
+        Raises UsageError for targets that do not fit the model's output.
+        """
         x, y = self._held_out.x, self._held_out.y
         loss_sum, correct = 0.0, 0
         for start in range(0, len(x), BATCH_SIZE):
             target = y[start : start + BATCH_SIZE]
             feeds = {"input": x[start : start + BATCH_SIZE], **params}
             (output,) = self._session.run(["output"], feeds)
-            loss_sum += _loss_sum(output, target)
-            if target.dtype == np.int64:
+            loss_sum += float(sample_losses(self._loss, output, self._fitting(target, output)).sum())
+            if self._loss == "cross_entropy":
                 correct += int(np.count_nonzero(output.argmax(axis=1) == target))
-        accuracy = correct / len(x) if y.dtype == np.int64 else None
-        return Score(accuracy, loss_sum / len(x))
+        return Score(correct / len(x) if self._loss == "cross_entropy" else None, loss_sum / len(x))
+
+    def _fitting(self, target: NDArray[Any], output: NDArray[Any]) -> NDArray[Any]:
+        """The targets in the output's shape: numpy would stretch what does not fit, and the loss would be none."""
+        if self._loss == "cross_entropy":
+            return target
+        if target.size != output.size:
+            raise UsageError(
+                f"the held-out targets have {target[0].size} values per sample and the model gives {output[0].size}: "
+                "give one target per output."
+            )
+        return target.reshape(output.shape)
 
 
 class StatisticsEstimator:
@@ -73,14 +90,3 @@ class StatisticsEstimator:
         for mean, variance in pairs:
             first[variance] = np.maximum(first[variance] - first[mean] ** 2, 0.0)
         return {**params, **{n.removesuffix(".batch"): v.astype(np.float32) for n, v in first.items()}}
-
-
-def _loss_sum(output: FloatArray, target: NDArray[np.int64] | FloatArray) -> float:
-    """Softmax cross-entropy of logits against class numbers, or squared error, summed over samples."""
-    if target.dtype == np.int64:
-        logits = output.astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(logits).sum(axis=1))
-        return float((log_sum - logits[np.arange(len(target)), target.astype(np.int64)]).sum())
-    error = output.astype(np.float64) - target
-    return float((error**2).mean(axis=tuple(range(1, error.ndim))).sum())

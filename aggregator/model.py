@@ -119,7 +119,7 @@ class RunModel:
         arrays = _arrays(path, "held-out", ("x_test", "y_test"))
         data = checked(arrays["x_test"], arrays["y_test"], path)
         held_out = prepare(data, self._settings.input, m.loss, m.classes)
-        return Evaluator(parameterised_forward(self._forward), held_out, threads=threads)
+        return Evaluator(parameterised_forward(self._forward), held_out, m.loss, threads=threads)
 
     def _make_estimator(self, threads: int) -> StatisticsEstimator | None:
         path = self._settings.run.calibration

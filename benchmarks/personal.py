@@ -108,7 +108,9 @@ def _accuracies(
         )
     )
     return {
-        name: Evaluator(graph, prepare(data, settings.input, m.loss, m.classes), threads=1).score(models[name]).accuracy
+        name: Evaluator(graph, prepare(data, settings.input, m.loss, m.classes), m.loss, threads=1)
+        .score(models[name])
+        .accuracy
         for name, data in parts.held_out.items()
     }
 

@@ -26,7 +26,7 @@ def test_score_equals_a_plain_softmax_in_numpy() -> None:
     model = build_model("mlp", (1, 4, 4), 10, seed=2)
     held_out = samples(1100, (1, 4, 4))  # more than two batches
     params = initial_params(model)
-    score = Evaluator(parameterised_forward(model), held_out, threads=1).score(params)
+    score = Evaluator(parameterised_forward(model), held_out, "cross_entropy", threads=1).score(params)
     h = held_out.x.reshape(1100, -1)
     for i in (1, 2, 3):
         h = h @ params[f"fc{i}.weight"].T + params[f"fc{i}.bias"]
@@ -35,6 +35,15 @@ def test_score_equals_a_plain_softmax_in_numpy() -> None:
     p /= p.sum(axis=1, keepdims=True)
     assert score.accuracy == np.mean(h.argmax(axis=1) == held_out.y)
     assert score.loss == pytest.approx(-np.log(p[np.arange(1100), held_out.y]).mean(), rel=1e-5)
+
+
+def test_targets_that_do_not_fit_the_output_are_refused_instead_of_stretched() -> None:
+    model = build_model("mlp", (4,), 1, seed=2)
+    evaluator = Evaluator(
+        parameterised_forward(model), Samples(np.ones((3, 4), np.float32), np.ones((3, 2), np.float32)), "l1", threads=1
+    )
+    with pytest.raises(UsageError, match="2 values per sample and the model gives 1"):
+        evaluator.score(model.initial)
 
 
 def test_statistics_of_the_first_layer_are_those_of_its_input() -> None:
