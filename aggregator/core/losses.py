@@ -24,8 +24,8 @@ def sample_losses(loss: Loss, output: NDArray[Any], target: NDArray[Any]) -> Dou
 def _cross_entropy(logits: Doubles, target: NDArray[Any]) -> Doubles:
     """-ln softmax(z)[label], shifted by the largest logit so that nothing overflows."""
     logits -= logits.max(axis=1, keepdims=True)
-    log_sum: Doubles = np.log(np.exp(logits).sum(axis=1))
-    return log_sum - logits[np.arange(len(target)), target]
+    losses: Doubles = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(target)), target]
+    return losses
 
 
 def _mse(output: Doubles, target: NDArray[Any]) -> Doubles:
