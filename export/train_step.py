@@ -27,6 +27,7 @@ from export.forward.form import BATCH
 from export.forward.model import ForwardModel
 from export.forward.modes import evaluation_form
 from export.gradients.reverse import gradients
+from export.sparse.lowering import lower
 from export.steps.losses import LossValues, add_loss, check_output
 from export.steps.step_graph import StepGraph
 from export.steps.update_rules import STEP, Trained, clipped, state_names, update
@@ -64,6 +65,7 @@ def train_step(
     optimizer: Optimizer,
     trainable: Collection[str] | None = None,
     accumulation: int = 1,
+    sparse: bool = False,
 ) -> TrainStep:
     """The training step of what `import_onnx` and `import_torch` give, or of onnx's model in the same form.
 
@@ -84,7 +86,9 @@ def train_step(
     plain = evaluation_form(forward.proto)
     moments = BatchMoments(plain, table)
     train = StepGraph(moments.model, table)
-    states = _Training(train, table, loss, optimizer, chosen, moments, accumulation).build()
+    if sparse:
+        lower(train, table)
+    states = _Training(train, table, loss, optimizer, chosen, moments, accumulation, sparse).build()
     evaluate = StepGraph(plain, table)
     values = add_batch_loss(evaluate, loss)
     _add_loss_outputs(evaluate, values)
@@ -127,13 +131,15 @@ class _Training:
     chosen: tuple[Parameter, ...]
     moments: BatchMoments
     accumulation: int
+    sparse: bool
 
     def build(self) -> tuple[State, ...]:
         """Add masks, loss, gradients, update and statistics; gives the states."""
         step, tape = self.step, self.step.tape
         values = add_batch_loss(step, self.loss)
         rate = step.add_input(LEARNING_RATE, _FLOAT, (), behind=LABELS)
-        masks = {p.name: step.add_input(mask_name(p.name), _BOOL, p.shape) for p in self.table if p.prunable}
+        masked = [] if self.sparse else [p for p in self.table if p.prunable]
+        masks = {p.name: step.add_input(mask_name(p.name), _BOOL, p.shape) for p in masked}
         held = {p.name: step.inputs[p.name] for p in self.table} | self._gate(masks)
         gates = [held[name].producer() for name in masks]
         nodes = [node for node in gates if node is not None] + step.forward
@@ -155,16 +161,17 @@ class _Training:
             following[name] = tape.op("Add", old, tape.op("Mul", batch, 1.0 - share))
         _add_loss_outputs(step, values)
         for p in self.table:
-            step.add_output(f"{p.name}.next", following.get(p.name, held[p.name]), _FLOAT, p.shape)
+            next_value = following.get(p.name, held[p.name])
+            step.add_output(f"{p.name}.next", next_value, _FLOAT, tape.shape(step.inputs[p.name]))
         for state in states:
-            step.add_output(f"{state.name}.next", following[state.name], _FLOAT, state.shape)
+            step.add_output(f"{state.name}.next", following[state.name], _FLOAT, tape.shape(step.inputs[state.name]))
         return states
 
     def _now_and_then(
         self, trained: Sequence[Trained], rate: ir.Value
     ) -> tuple[tuple[State, ...], dict[str, ir.Value]]:
         """As `_updates`, of the mean gradient of every `accumulation` batches; in between, all stays as it is."""
-        tape, step = self.step.tape, self.step
+        tape, step, shapes = self.step.tape, self.step, {p.name: p.shape for p in self.table}
         count = tape.op("Add", step.add_input(GATHERED, _FLOAT, ()), 1.0)
         due = tape.op("GreaterOrEqual", count, float(self.accumulation))
         waiting = tape.cast_like(tape.op("Not", due), count)
@@ -172,9 +179,9 @@ class _Training:
         states = [State(name=GATHERED, shape=())]
         means = []
         for p in trained:
-            name, shape = f"{p.name}.gathered", step.inputs[p.name]
-            states.append(State(name=name, shape=tuple(int(n) for n in tape.shape(shape))))
-            before = step.add_input(name, _FLOAT, tape.shape(shape))
+            name = f"{p.name}.gathered"
+            states.append(State(name=name, shape=shapes[p.name]))
+            before = step.add_input(name, _FLOAT, tape.shape(step.inputs[p.name]))
             total = tape.op("Add", before, tape.op("Mul", p.gradient, 1.0 / self.accumulation))
             if p.mask is not None:
                 total = tape.op("Mul", total, tape.cast_like(p.mask, total))
@@ -227,7 +234,8 @@ class _Training:
             count = following[STEP] = tape.op("Add", step.add_input(STEP, _FLOAT, ()), 1.0)
         for p in trained:
             own = [State(name=name, shape=shapes[p.name]) for name in state_names(self.optimizer, p.name)]
-            inputs = [step.add_input(state.name, _FLOAT, state.shape) for state in own]
+            length = tape.shape(step.inputs[p.name])
+            inputs = [step.add_input(state.name, _FLOAT, length) for state in own]
             updated = update(tape, self.optimizer, p, inputs, rate, count)
             following[p.name] = updated.value
             following.update(updated.states)

@@ -23,7 +23,7 @@ find_python() {
 make_environment() {
   local folder=$1 python=$2 stamp
   shift 2
-  stamp=$(printf '%s\n' "$@" | cat - pyproject.toml | cksum)
+  stamp=$(printf '%s\n' "$@" | cat - pyproject.toml $(kernel_sources) | cksum)
   if [ -f "$folder/.espalier-installed" ] && [ "$(cat "$folder/.espalier-installed")" = "$stamp" ]; then
     return
   fi
@@ -33,6 +33,14 @@ make_environment() {
   fi
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >&2 || fail "the installation into $folder failed; the reason is above."
   printf '%s\n' "$stamp" > "$folder/.espalier-installed"
+}
+
+# KERNELS: what `make_environment` installs so that engine `sparse` runs: compiled here, by this machine's compiler or,
+# where it has none, by one from the package index.
+KERNELS=./device_runtime/kernels
+
+kernel_sources() {
+  find "$KERNELS" -type f ! -name '*.so' ! -path '*__pycache__*' | sort
 }
 
 # find_mirror: $ESPALIER_DEBIAN_MIRROR, or the archive that this Debian already uses; nothing where there is none.

@@ -73,6 +73,18 @@ def masked_dense(row: NodeCost, kept_count: int | None, *, samples: int, steps: 
     )
 
 
+def sparse(row: NodeCost, kept_count: int | None, *, samples: int, steps: int) -> Executed:
+    """Kernels that work through lists of kept weights: of the dense count the share that is kept."""
+    kept, whole = row.weight_count if kept_count is None else kept_count, row.weight_count
+    if not row.weight:
+        kept = whole = 1
+    return Executed(
+        forward=samples * row.flops_forward * kept // whole,
+        backward=samples * (row.flops_backward_input + row.flops_backward_weight) * kept // whole,
+        masking=0,
+    )
+
+
 def flops(
     table: Iterable[NodeCost],
     kept_counts: Mapping[str, int],

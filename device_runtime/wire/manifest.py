@@ -54,7 +54,8 @@ class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     sgd: v <- momentum v + (g + weight_decay w); w <- w - lr (v, or g + momentum v with nesterov), torch's rule.
     adamw: decoupled weight decay and bias correction, torch's rule (Loshchilov and Hutter, arXiv 1711.05101).
     clip_norm: global norm to which gradients are clipped, 0 = never. proximal_mu: FedProx's mu (Li et al., MLSys 2020):
-    the gradient of mu/2 |w - w_received|^2 is added, 0 = never. Both for engine "portable" only.
+    the gradient of mu/2 |w - w_received|^2 is added, 0 = never. Both for engines "portable" and
+    "sparse" only.
     """
 
     name: OptimizerName = "sgd"
@@ -146,6 +147,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def mask_name(weight: str) -> str:
     """The name of the graph input that carries the mask of `weight`."""
     return f"{weight}.mask"
+
+
+# The graph input that says when the kept weights of a sparse train step have changed.
+STAMP = "kept.stamp"
+
+
+def kept_name(weight: str) -> str:
+    """The name of the graph input that carries the flat indices of the kept elements of `weight`."""
+    return f"{weight}.kept"
+
+
+def count_name(weight: str) -> str:
+    """The name of an axis as long as the kept elements of `weight`."""
+    return f"{weight}.count"
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -40,6 +40,7 @@ def finish(
     graph: ModelProto | None = None,
     optimizer: Optimizer | None = None,
     states: tuple[State, ...] = (),
+    kernel: str = "masked-dense",
 ) -> Manifest:
     """Write the manifest of a folder that holds all `files`, and give it.
 
@@ -58,6 +59,7 @@ def finish(
         files=tuple(_describe(folder / file) for file in sorted(files)),
         opset=opset(graph or model.proto),
         ir_version=(graph or model.proto).ir_version,
+        kernel=kernel,
         states=states,
     )
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))

@@ -21,9 +21,16 @@ def write_portable_artifact(model: ForwardModel, spec: ArtifactSpec, folder: Pat
 
     What the graphs take and give is described at `TrainStep`; the optimizer's step is always part of the graph.
     """
+    return write_step_artifact(model, spec, folder, engine=ENGINE, sparse=False)
+
+
+def write_step_artifact(
+    model: ForwardModel, spec: ArtifactSpec, folder: Path, *, engine: str, sparse: bool
+) -> Manifest:
+    """The artifact of an engine that runs a `TrainStep`; see `write_portable_artifact`."""
     check_model(model, spec)
     in_graph = msgspec.structs.replace(spec.optimizer, where="graph")
-    step = train_step(model, loss=spec.loss, optimizer=in_graph)
+    step = train_step(model, loss=spec.loss, optimizer=in_graph, sparse=sparse)
     graphs = {EVAL: step.evaluate, TRAIN_STEP: step.train}
     if spec.scores:
         graphs[SCORES_FILE] = score_graph(model, spec.loss)
@@ -31,6 +38,7 @@ def write_portable_artifact(model: ForwardModel, spec: ArtifactSpec, folder: Pat
         for file, graph in graphs.items():
             (unfinished / file).write_bytes(graph.SerializeToString(deterministic=True))
         return finish(
-            unfinished, spec, engine=ENGINE, files=graphs, model=model,
+            unfinished, spec, engine=engine, files=graphs, model=model,
             graph=step.train, optimizer=in_graph, states=step.states,
+            kernel="sparse" if sparse else "masked-dense",
         )  # fmt: skip

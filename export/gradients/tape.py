@@ -57,6 +57,22 @@ class Tape:
         """The `count` outputs of a new node."""
         return self._append(op_type, self._operands(operands), attributes, count)
 
+    def foreign(
+        self,
+        domain: str,
+        op_type: str,
+        operands: Sequence[ir.Value | None],
+        shapes: Sequence[tuple[Dim, ...]],
+        **attributes: Any,
+    ) -> tuple[ir.Value, ...]:
+        """The outputs of a new node of another domain, one for each shape, of the first input's type."""
+        values = self._append(op_type, operands, attributes, len(shapes), domain)
+        self.graph.opset_imports[domain] = 1
+        for value, shape in zip(values, shapes, strict=True):
+            value.shape = ir.Shape(list(shape))
+            self.declare(value, shape)
+        return values
+
     def reduce(self, op_type: str, x: ir.Value, axes: Sequence[int], *, keepdims: bool) -> ir.Value:
         """A reduction over `axes`, in the form the opset has; over no axes it is `x`."""
         if not axes:
@@ -95,6 +111,11 @@ class Tape:
         """Note the shape of a value that was added."""
         assert value.name is not None
         self._shapes.setdefault(value.name, shape)
+
+    def redeclare(self, value: ir.Value, shape: tuple[Dim, ...]) -> None:
+        """Note the shape of a value that takes the place of one of the same name."""
+        assert value.name is not None
+        self._shapes[value.name] = shape
 
     def known(self, value: ir.Value | None) -> np.ndarray | None:
         """The elements of a constant, None for any other value."""
@@ -161,11 +182,16 @@ class Tape:
         return self.constant(evaluate(op_type, arrays, attributes, self.opset))
 
     def _append(
-        self, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any], count: int
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any],
+        count: int,
+        domain: str = "",
     ) -> tuple[ir.Value, ...]:
         name = self.fresh(op_type)
         kept = {key: value for key, value in attributes.items() if value is not None}
-        node = ir.Node("", op_type, inputs, ir.convenience.convert_attributes(kept), num_outputs=count, name=name)
+        node = ir.Node(domain, op_type, inputs, ir.convenience.convert_attributes(kept), num_outputs=count, name=name)
         for i, value in enumerate(node.outputs):
             value.name = name if i == 0 else self.fresh(f"{op_type}.{i}")
             kind = _result_type(op_type, inputs, kept)

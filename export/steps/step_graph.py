@@ -51,6 +51,13 @@ class StepGraph:
         self.tape.declare(value, tuple(shape))
         return value
 
+    def replace_input(self, name: str, kind: int, shape: Sequence[Dim]) -> ir.Value:
+        """Another input in the place of `name`, for readers that are still to come."""
+        value = ir.val(name, dtype=ir.DataType(kind), shape=list(shape))
+        self.inputs[name] = value
+        self.tape.redeclare(value, tuple(shape))
+        return value
+
     def reserve(self, name: str) -> None:
         """Make sure that nothing of the model has this name: inner values make way.
 

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from device_runtime.engines import Trainer, available_engines, open_engine
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import EngineError
-from device_runtime.wire.manifest import InputSpec, Manifest
+from device_runtime.wire.manifest import InputSpec, Manifest, mask_name
 from device_runtime.wire.support import FloatArray, Kept, Support, cut
 from export.artifacts.spec import ArtifactSpec
 from export.artifacts.writers import writer_of
@@ -111,6 +111,11 @@ def _dense(trainer: Any) -> dict[str, np.ndarray]:
             **{f"{n}.momentum": v for n, v in getattr(trainer._host_optimizer, "_velocity", {}).items()},
         },
         "PortableTrainer": lambda: {**trainer._sets[trainer._now].views, **trainer._fixed.views},
+        "SparseTrainer": lambda: {
+            **trainer._parameters(),
+            **trainer._states(),
+            **{mask_name(p): trainer._supports[p].dense_mask() for p in trainer.manifest.prunable},
+        },
     }  # fmt: skip
     return {name: view.copy() for name, view in views[type(trainer).__name__]().items()}
 

@@ -123,6 +123,7 @@ def _dense(trainer: Any) -> dict[str, np.ndarray]:
     views = {
         "OrtTrainer": lambda: trainer._values,
         "PortableTrainer": lambda: trainer._sets[trainer._now].views,
+        "SparseTrainer": lambda: {n: k.dense() for n, k in trainer.kept().items()},
     }  # fmt: skip
     return dict(views[type(trainer).__name__]())
 

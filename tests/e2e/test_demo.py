@@ -130,6 +130,19 @@ def test_proximal_term_and_clipping_are_trained_by_portable_with_the_bits_of_a_r
     assert params_bytes(folder) not in [params_bytes(other) for other in runs.values()]
 
 
+@pytest.mark.skipif("sparse" not in available_engines(), reason="needs the compiled operators")
+def test_all_engines_train_in_one_federation_and_the_sparse_one_executes_what_is_kept(tmp_path: Path) -> None:
+    engines = available_engines()
+    folders = [tmp_path / "first", tmp_path / "again"]
+    for folder in folders:
+        ended = espalier("demo", "--rounds", "3", "--devices", "3", "--engine", ",".join(engines), "--out", folder)
+        assert ended.returncode == 0, ended.stderr
+    devices = {d["engine"]: d for d in _result(folders[0])["devices"]}
+    assert set(devices) == set(engines)
+    assert devices["sparse"]["flops_executed"] == pytest.approx(devices["sparse"]["flops_ideal"], rel=1e-4)
+    assert params_bytes(folders[0]) == params_bytes(folders[1])
+
+
 @pytest.mark.skipif("ort_training" not in available_engines(), reason="needs the training wheel")
 def test_an_engine_without_a_proximal_term_is_refused_in_words(tmp_path: Path) -> None:
     ended = espalier("demo", "--engine", "ort_training", "--proximal-mu", "0.1", "--out", tmp_path / "run")

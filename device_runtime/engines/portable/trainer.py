@@ -69,11 +69,15 @@ class PortableTrainer:
         self._evaluation: Any = None
         self._scoring: Any = None
         self._supports: dict[str, Support] = {}
+        self._allocate()
+
+    def _allocate(self) -> None:
+        """Buffers for all that the step reads and writes, bound to the session."""
         self._fixed = Buffers(self._ort)
-        for parameter in manifest.parameters:
+        for parameter in self.manifest.parameters:
             if parameter.prunable:
                 self._fixed.add(mask_name(parameter.name), parameter.shape, "bool")
-            if manifest.optimizer.proximal_mu and parameter.role != "statistic":
+            if self.manifest.optimizer.proximal_mu and parameter.role != "statistic":
                 self._fixed.add(f"{parameter.name}.anchor", parameter.shape, "float32")
         self._fixed.add("learning_rate", (), "float32")
         self._fixed.add("loss", (), "float32")
@@ -153,12 +157,16 @@ class PortableTrainer:
         correct = int(self._fixed.views["correct"]) if y.dtype == np.int64 else None
         return StepStats(float(self._fixed.views["loss"]), len(x), correct)
 
+    def _parameters(self) -> dict[str, Array]:
+        """Every parameter of the manifest now, dense."""
+        current = self._sets[self._now].views
+        return {p.name: current[p.name] for p in self.manifest.parameters}
+
     def evaluate(self, x: FloatArray, y: Labels) -> StepStats:
         """Loss and correct count of a batch; see `interface.Trainer`."""
         if self._evaluation is None:
             self._evaluation = self._open("eval.onnx")
-        current = self._sets[self._now].views
-        feeds = {"input": x, "labels": y, **{p.name: current[p.name] for p in self.manifest.parameters}}
+        feeds = {"input": x, "labels": y, **self._parameters()}
         names = ["loss", "correct"] if y.dtype == np.int64 else ["loss"]
         try:
             with subnormals_as_zero():
@@ -173,8 +181,7 @@ class PortableTrainer:
             if SCORES_FILE not in {file.name for file in self.manifest.files}:
                 raise EngineError("the artifact was made without scores: masks cannot be moved on this device.")
             self._scoring = self._open(SCORES_FILE)
-        current = self._sets[self._now].views
-        feeds = {"input": x, "labels": y, **{p.name: current[p.name] for p in self.manifest.parameters}}
+        feeds = {"input": x, "labels": y, **self._parameters()}
         names = [output.name for output in self._scoring.get_outputs()]
         try:
             with subnormals_as_zero():

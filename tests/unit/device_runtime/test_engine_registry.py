@@ -52,7 +52,7 @@ def test_a_toy_engine_is_opened_by_name(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_it_is_among_the_engines_that_an_error_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_toy(tmp_path, monkeypatch)
-    with pytest.raises(EngineError, match="engines are: auto, ort_training, portable, toy"):
+    with pytest.raises(EngineError, match="engines are: auto, ort_training, portable, sparse, toy"):
         open_engine("warp")
 
 

@@ -92,9 +92,9 @@ def test_rows_are_relieved_sorted_and_held_against_the_step(manifest, chosen, ro
 def test_a_real_step_is_joined_to_every_layer(engine, optimizer, momentum, roof, tmp_path):
     folder = tmp_path / engine
     model = load_model(zoo="mlp", torch="", onnx_file="", input_shape=(1, 8, 8), class_count=10, seed=0)
-    rule = choose_optimizer(optimizer, momentum=momentum, nesterov=False, weight_decay=0.0)
+    local = choose_optimizer(optimizer, momentum=momentum, nesterov=False, weight_decay=0.0)
     spec = ArtifactSpec(
-        name="mlp", input=InputSpec(shape=(1, 8, 8)), class_count=10, loss="cross_entropy", optimizer=rule
+        name="mlp", input=InputSpec(shape=(1, 8, 8)), class_count=10, loss="cross_entropy", optimizer=local
     )
     writer_of(engine)(model, spec, folder)
     manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes())
@@ -105,14 +105,16 @@ def test_a_real_step_is_joined_to_every_layer(engine, optimizer, momentum, roof,
         threads=1, seed=0, seconds=0.05, progress=shares.append,
     )  # fmt: skip
     kept = kept_counts(manifest, chosen)
-    layers = layers_of(found, manifest, kept, masked_dense, batch=BATCH, timed_p50_ns=1_000_000, roof=roof)
+    rule = engine_kind(engine).kernel_cost
+    layers = layers_of(found, manifest, kept, rule, batch=BATCH, timed_p50_ns=1_000_000, roof=roof)
     joined = {(r.layer, r.step_part) for r in layers.rows}
+    parts = ("forward", "backward", *(() if engine == "sparse" else ("masking",)))
     for cost in manifest.costs:
-        assert {(cost.node, part) for part in ("forward", "backward", "masking")} <= joined
+        assert {(cost.node, part) for part in parts} <= joined
     assert {("", "loss"), ("", "optimizer")} <= joined
     named = {layer for layer, part in joined if part in ("forward", "backward")}
     assert named <= {n.name for n in model.graph.node}, "every node has its layer"
-    whole = flops(manifest.costs, kept, masked_dense, samples=BATCH, steps=1)
+    whole = flops(manifest.costs, kept, rule, samples=BATCH, steps=1)
     assert sum(r.flops_executed.value for r in layers.rows) == whole.executed
     assert all(r.tensor_bytes.value > 0 for r in layers.rows if r.step_part == "forward" and r.weight)
     assert len({len(n.durations_us) for n in found.nodes}) == 1  # every node once per step
