@@ -215,7 +215,7 @@ def _hello(state: RoundState, hello: Hello, now_ns: int) -> Step:
 
 def _reassign(state: RoundState, device: str) -> list[Command]:
     """The device's open assignment once more: it may have missed it, or restarted and forgotten what it offered."""
-    task = state.tasks.get(device)
+    task = state.tasks.get(device) if state.phase == "open" else None  # one of a round that closes is of no use
     return [Send(device, task.assignment)] if task is not None and task.status in ("assigned", "receiving") else []
 
 
@@ -282,7 +282,9 @@ def _close_if_quorum(state: RoundState, commands: list[Command]) -> Step:
     accepted = sum(t.status == "accepted" for t in state.tasks.values())
     if accepted < max(1, state.rules.quorum):
         return state, commands
-    return replace(state, phase="closing"), [*commands, CloseRound(state.round_index)]
+    pulling, dropped = pulls.drop_all(state.pulls)
+    state = replace(state, phase="closing", pulls=pulling)
+    return state, [*commands, *dropped, CloseRound(state.round_index)]
 
 
 def _closed(state: RoundState, now_ns: int) -> Step:
@@ -290,12 +292,7 @@ def _closed(state: RoundState, now_ns: int) -> Step:
     state, commands = _count_missed(state)
     ids = {t.assignment.id for t in state.tasks.values()}
     receipts = {key: r for key, r in state.receipts.items() if key[0] in ids}  # older rounds are late in any case
-    pulling, dropped = pulls.drop_all(state.pulls)
-    commands += dropped
-    state = replace(
-        state, receipts=receipts, round_index=state.round_index + 1, attempt=0, tasks={}, pulls=pulling,
-        phase="gathering",
-    )  # fmt: skip
+    state = replace(state, receipts=receipts, round_index=state.round_index + 1, attempt=0, tasks={}, phase="gathering")
     if state.round_index > state.rules.round_count:
         return replace(state, phase="finished"), [*commands, Broadcast(Release(reason="the run is finished"))]
     return _advance(state, commands, now_ns)

@@ -78,8 +78,10 @@ def to_the_end(seed: int, world: World) -> Ended:
     try:
         finished = world.run(lambda: aggregator.finished, PATIENCE_S)
         assert finished, f"no end; {where(world)}"
-        released = world.run(lambda: aggregator.left and all(d.left or d.gone_for_good for d in devices), 1000.0)
-        assert released, f"not released; {where(world)}"
+        assert world.run(lambda: aggregator.left, 1000.0), f"the aggregator stays; {where(world)}"
+        staying = {hello.device for hello, member, _, _ in aggregator.ledger.devices() if member}
+        held = [d.name for d in devices if d.name in staying and not (d.left or d.gone_for_good)]
+        assert not held, f"{held} were not released; {where(world)}"
         return accounted(world)
     except AssertionError as error:
         raise type(error)(f"seed {seed}: {error}") from error
