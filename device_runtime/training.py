@@ -1,12 +1,12 @@
 """Carrying out one assignment: load, train, move masks where asked, take the difference, serialise; all metered."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from device_runtime.data import LocalData, Samples, batches, prepare
-from device_runtime.engines import Engine, Trainer
+from device_runtime.engines import Engine, Trainer, open_engine
 from device_runtime.engines.registry import engine_kind
 from device_runtime.mask_adjustment import move
 from device_runtime.metering import system
@@ -49,14 +49,26 @@ class Result:
     personal: Personal
 
 
-class Workbench:
-    """An opened artifact with the local data prepared for it, kept from round to round."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What training begins with: the values received, on their supports, and the personal tensors before it."""
 
-    def __init__(self, engine: Engine, artifact: Path, data: LocalData, *, threads: int, seed: int) -> None:
+    supports: dict[str, Support]
+    received: dict[str, Kept]
+    personal: Personal
+
+
+class Workbench:
+    """An opened artifact with the samples prepared for it, kept from round to round.
+
+    A device carries out whole assignments on it; a profile times its parts, which are the same: load, step, serialise.
+    """
+
+    def __init__(self, engine: Engine, artifact: Path, samples: Samples, *, threads: int, seed: int) -> None:
         self.engine = engine
         self.threads = threads
+        self.samples = samples
         self.manifest: Manifest = decode_manifest((artifact / MANIFEST_FILE).read_bytes())
-        self.samples: Samples = prepare(data, self.manifest.input, self.manifest.loss, self.manifest.class_count)
         self.trainer: Trainer = engine.open(artifact, threads=threads, seed=seed)
         self._kernel_cost = engine_kind(engine.name).kernel_cost
 
@@ -80,18 +92,43 @@ class Workbench:
         times = PhaseTimes()
         _check(assignment)
         with times.timed("load"):
-            known = decode_supports(supports, self.manifest.shapes())
-            received = decode_kept(params, known)
-            before = personal.completed(received)
-            self.trainer.load(before.in_place(received), reset_optimizer=True)
+            loaded = self.load(params, supports, personal)
         with times.timed("train"):
-            steps = self._train(assignment, progress, before.names)
+            steps = self._train(assignment, progress, loaded.personal.names)
         with times.timed("serialise"):
-            local = self.trainer.kept()
-            after = before.trained(local)
-            update = self._update(assignment, received, local, after.names)
-        measurement = self._measure(assignment, known, times, steps, traffic)
-        return Result(update, extras_of(assignment), len(self.samples), measurement, before, after)
+            update, after = self.serialise(assignment, loaded)
+        measurement = self._measure(assignment, loaded.supports, times, steps, traffic)
+        return Result(update, extras_of(assignment), len(self.samples), measurement, loaded.personal, after)
+
+    def load(self, params: bytes, supports: bytes, personal: Personal = NOTHING_PERSONAL) -> Loaded:
+        """Decode both blobs and give their values, and the personal ones, to the engine; its optimizer begins anew.
+
+        Raises RemoteWireError for malformed blobs, EngineError where the engine refuses.
+        """
+        known = decode_supports(supports, self.manifest.shapes())
+        received = decode_kept(params, known)
+        before = personal.completed(received)
+        self.trainer.load(before.in_place(received), reset_optimizer=True)
+        return Loaded(known, received, before)
+
+    def batches(self, assignment: Assignment, epoch: int) -> Iterator[Samples]:
+        """The batches of one epoch, in the order that the assignment's seed draws."""
+        hyper = assignment.hyper
+        draws = Draws(hyper.seed, "batches", assignment.model_version, assignment.device, epoch)
+        return batches(self.samples, hyper.batch_size, draws)
+
+    def step(self, batch: Samples, learning_rate: float) -> float:
+        """One training step; gives its loss. Raises EngineError where the engine refuses the batch."""
+        return self.trainer.step(batch.x, batch.y, learning_rate).loss
+
+    def serialise(self, assignment: Assignment, loaded: Loaded) -> tuple[bytes, Personal]:
+        """The update as bytes, without the personal tensors, and these as they are now.
+
+        Raises LocalWireError where training diverged.
+        """
+        local = self.trainer.kept()
+        after = loaded.personal.trained(local)
+        return self._update(assignment, loaded.received, local, after.names), after
 
     def _train(self, assignment: Assignment, progress: Progress, keeps_back: tuple[str, ...]) -> "_Steps":
         adjust, epoch_count = assignment.adjust, assignment.hyper.epoch_count
@@ -108,13 +145,12 @@ class Workbench:
         hyper = assignment.hyper
         total = hyper.epoch_count * -(-len(self.samples) // hyper.batch_size)
         for epoch in epochs:
-            draws = Draws(hyper.seed, "batches", assignment.model_version, assignment.device, epoch)
-            for batch in batches(self.samples, hyper.batch_size, draws):
+            for batch in self.batches(assignment, epoch):
                 start = time.perf_counter_ns()
-                stats = self.trainer.step(batch.x, batch.y, hyper.learning_rate)
+                loss = self.step(batch, hyper.learning_rate)
                 steps.wall_ns.append(time.perf_counter_ns() - start)
-                steps.losses.append(stats.loss)
-                progress(len(steps.losses), total, stats.loss)
+                steps.losses.append(loss)
+                progress(len(steps.losses), total, loss)
 
     def _adjust(self, assignment: Assignment, adjust: MaskAdjustment, keeps_back: tuple[str, ...]) -> None:
         """Move the masks of what the device sends, by the gradient of one batch of its own order."""
@@ -138,7 +174,7 @@ class Workbench:
         moved = movable(self.manifest.parameters, keeps_back) if assignment.adjust is not None else ()
         return encode_kept(
             delta,
-            lambda name: value_type(roles[name], hyper.update_dtype),
+            lambda name: _value_type(roles[name], hyper.update_dtype),
             lambda name: Draws(hyper.seed, "rounding", assignment.model_version, assignment.device, name),
             mask_extras({name: local[name].support for name in moved}),
         )
@@ -188,6 +224,16 @@ class Workbench:
         )
 
 
+def open_workbench(artifact: Path, data: LocalData, *, threads: int, seed: int) -> Workbench:
+    """A workbench on the engine that the artifact is for, with local data.
+
+    Raises UsageError for data that does not fit the model, EngineError where the engine cannot open the artifact.
+    """
+    manifest = decode_manifest((artifact / MANIFEST_FILE).read_bytes())
+    samples = prepare(data, manifest.input, manifest.loss, manifest.class_count)
+    return Workbench(open_engine(manifest.engine), artifact, samples, threads=threads, seed=seed)
+
+
 @dataclass(frozen=True, slots=True)
 class _Steps:
     wall_ns: list[int]
@@ -207,7 +253,7 @@ def _difference(local: Kept, received: Kept) -> Kept:
     return Kept(local.values - local.support.gather(received.dense()), local.support)
 
 
-def value_type(role: Role, update_dtype: ValueType) -> ValueType:
+def _value_type(role: Role, update_dtype: ValueType) -> ValueType:
     """How a parameter of `role` travels in an update."""
     return update_dtype if role in ("weight", "bias") else "fp32"
 

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_runtime.data import LocalData
-from device_runtime.engines import open_engine
 from device_runtime.personal_file import PersonalFiles
 from device_runtime.store import BlobStore, write_atomic
-from device_runtime.training import REFUSALS, Result, Traffic, Workbench
+from device_runtime.training import REFUSALS, Result, Traffic, Workbench, open_workbench
 from device_runtime.wire.errors import EngineError, LocalWireError
-from device_runtime.wire.manifest import MANIFEST_FILE, decode_manifest
 from device_runtime.wire.messages import Assignment
 from device_runtime.wire.tensors import decode_files
 
@@ -67,8 +65,7 @@ class Workshop:
         """The workbench for the assignment's graph, opened once per graph."""
         if self._bench is None or self._bench[0] != assignment.graph_sha:
             folder = self._unpack(assignment.graph_sha)
-            engine = open_engine(decode_manifest((folder / MANIFEST_FILE).read_bytes()).engine)
-            bench = Workbench(engine, folder, self._data, threads=self._threads, seed=assignment.hyper.seed)
+            bench = open_workbench(folder, self._data, threads=self._threads, seed=assignment.hyper.seed)
             self._bench = (assignment.graph_sha, bench)
         return self._bench[1]
 

@@ -13,9 +13,9 @@ from aggregator.core.method import Present, RunState
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.settings import Settings
 from device_runtime.data import LocalData
-from device_runtime.engines import available_engines, open_engine
+from device_runtime.engines import offered_engines
 from device_runtime.personal import Choice, Personal, personal_names
-from device_runtime.training import Traffic, Workbench
+from device_runtime.training import Traffic, Workbench, open_workbench
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.measurement import NO_PHASE
 from device_runtime.wire.messages import Assignment, Offer
@@ -49,15 +49,14 @@ def run_in_process(
     federation = Federation(settings, folder)
     if federation.method.needs_times:
         raise UsageError("rates by the times of devices need devices on a broker: choose another [rates] kind.")
-    name, _ = federation.artifacts.for_engines(available_engines() if engine == "auto" else [engine])
-    chosen = open_engine(name)
-    artifact = federation.artifacts.folder(chosen.name)
-    benches = {n: Workbench(chosen, artifact, d, threads=1, seed=settings.run.seed) for n, d in devices.items()}
+    chosen, _ = federation.artifacts.for_engines(offered_engines(engine))
+    artifact = federation.artifacts.folder(chosen)
+    benches = {n: open_workbench(artifact, d, threads=1, seed=settings.run.seed) for n, d in devices.items()}
     own = {n: Personal(personal_names(personal.get(n, ()), bench.manifest)) for n, bench in benches.items()}
     members = {name: Present(len(devices[name])) for name in sorted(devices)}
     state, outcomes, update_bytes = federation.start(), [], 0
     for round_index in range(1, settings.rounds.count + 1):
-        engines = {n: [chosen.name] for n in sorted(devices)}
+        engines = {n: [chosen] for n in sorted(devices)}
         assignments, _ = federation.assign(state, ("in-process", round_index, 0), engines, members)
         offers = {a.device: _train(benches[a.device], federation, a, own) for a in assignments}
         update_bytes += sum(o.size_bytes for o in offers.values())

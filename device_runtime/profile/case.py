@@ -3,13 +3,16 @@
 import functools
 import gc
 import hashlib
+import itertools
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
+from device_runtime.data import Samples
 from device_runtime.engines.onnxruntime_import import import_onnxruntime
 from device_runtime.engines.registry import engine_kind
 from device_runtime.metering.counters import Counters
@@ -20,7 +23,7 @@ from device_runtime.profile import subject
 from device_runtime.profile.instruments import Instruments, memory
 from device_runtime.profile.layers import layers_of, run_traced
 from device_runtime.profile.methodology import Times, cool_down, distribution, repeat, warm_up
-from device_runtime.profile.phases import Round, sample
+from device_runtime.profile.phase_samples import sample
 from device_runtime.profile.record import (
     Case,
     Cold,
@@ -34,6 +37,7 @@ from device_runtime.profile.record import (
     measured,
 )
 from device_runtime.profile.tally import CaseJob, Findings, payload, tally
+from device_runtime.training import Workbench
 from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, decode_manifest
 
 Progress = Callable[[str, float], None]  # what is done, and the share of it that is done
@@ -61,28 +65,31 @@ class _Run:
         self.manifest: Manifest = decode_manifest(raw)
         self._kind = engine_kind(self.manifest.engine)
         chosen = subject.supports(self.manifest, job.sparsity, job.seed)
-        self._sent = subject.values(self.manifest, chosen, job.seed)
+        self._values = subject.values(self.manifest, chosen, job.seed)
         self._kept = subject.kept_counts(self.manifest, chosen)
-        self._batches = subject.batches(self.manifest, job.batch, job.seed)
+        self._sent = subject.sent(self._values, self._artifact_sha, job.batch, job.seed)
+        self._samples = subject.samples(self.manifest, job.batch, job.seed)
+        self._loss = 0.0
 
     def case(self) -> Case:
         """Everything in order: cold start, load, warm-up, repeats, serialise, memory; then layers and soak."""
-        plan = self._job.plan
+        plan, sent = self._job.plan, self._sent
         at_start = self._instruments.temperature().value
-        cold, version, work = self._open()
-        step = work.stepper(self._batches)
+        cold, bench = self._open()
+        loaded, batches = bench.load(sent.params, sent.supports), list(bench.batches(sent.assignment, epoch=0))
+        step = self._stepper(bench, batches)
         cold = msgspec.structs.replace(cold, first_step=measured(_timed(step), "ns", self._how_cold))
-        load = sample(work.load, plan.phase_repeats)
+        load = sample(lambda: bench.load(sent.params, sent.supports), plan.phase_repeats)
         self._progress("warm-up", 0.0)
         with _no_garbage_collection():
             warm = warm_up(step, plan, TIMES, lambda share: self._progress("warm-up", share))
             idle_before = self._instruments.idle_watts(plan.idle_seconds)
             repeats = self._repeats(step, at_start)
             idle = (idle_before, self._instruments.idle_watts(plan.idle_seconds))
-        serialise = sample(work.serialise, plan.phase_repeats)
-        update = len(work.serialise()) if serialise.source == "measured" else None
+        serialise = sample(lambda: bench.serialise(sent.assignment, loaded), plan.phase_repeats)
+        update = len(bench.serialise(sent.assignment, loaded)[0]) if serialise.source == "measured" else None
         findings = Findings(
-            engine_version=version,
+            engine_version=bench.engine.version,
             cold=cold,
             warm_up=warm,
             load=load,
@@ -91,32 +98,40 @@ class _Run:
             idle_watts=idle,
             sensor=self._instruments.meter_note,
             memory=memory(self._memory_before),
-            payload=payload(len(work.params), len(work.supports), update),
-            is_finite=work.is_finite,
+            payload=payload(len(sent.params), len(sent.supports), update),
+            is_finite=math.isfinite(self._loss),
         )
         soak = self._soak(step) if self._job.has_soak else None
-        case = tally(self._job, self.manifest, self._artifact_sha, self._sent, self._kind.kernel_cost, findings)
-        layers, note = self._layers(case.step.p50)
+        case = tally(self._job, self.manifest, self._artifact_sha, self._values, self._kind.kernel_cost, findings)
+        layers, note = self._layers(bench, batches, case.step.p50)
         return msgspec.structs.replace(case, layers=layers, layers_note=note, soak=soak)
 
-    def _open(self) -> tuple[Cold, str, Round]:
+    def _stepper(self, bench: Workbench, batches: Sequence[Samples]) -> Callable[[], None]:
+        """A function that takes one step, with the batches in turn."""
+        turn, rate = itertools.cycle(batches), self._sent.assignment.hyper.learning_rate
+
+        def step() -> None:
+            self._loss = bench.step(next(turn), rate)
+
+        return step
+
+    def _open(self) -> tuple[Cold, Workbench]:
         job = self._job
         self._progress("opening the artifact", 0.0)
         start = time.perf_counter_ns()
         import_onnxruntime()
         engine = self._kind.load_engine()
         imported = time.perf_counter_ns()
-        trainer = engine.open(Path(job.artifact), threads=job.threads, seed=job.seed)
+        bench = Workbench(engine, Path(job.artifact), self._samples, threads=job.threads, seed=job.seed)
         opened = time.perf_counter_ns()
-        work = Round(self.manifest, trainer, self._sent, job.seed)
-        load_ns = _timed(work.load)
+        load_ns = _timed(lambda: bench.load(self._sent.params, self._sent.supports))
         cold = Cold(
             import_engine=measured(imported - start, "ns", self._how_cold),
             open=measured(opened - imported, "ns", self._how_cold),
             load=measured(load_ns, "ns", self._how_cold),
             first_step=absent("ns", "not yet taken"),
         )
-        return cold, engine.version, work
+        return cold, bench
 
     def _repeats(self, step: Callable[[], None], at_start: float | None) -> tuple[Repeat, ...]:
         plan, tools = self._job.plan, self._instruments
@@ -130,24 +145,23 @@ class _Run:
             found.append(tools.end(before, samples))
         return tuple(found)
 
-    def _layers(self, timed_p50_ns: int) -> tuple[Layers | None, str]:
-        job = self._job
-        if not self._kind.tracer:
-            return None, f"engine {self._kind.name!r} gives no trace by node"
+    def _layers(self, bench: Workbench, batches: Sequence[Samples], timed_p50_ns: int) -> tuple[Layers | None, str]:
+        job, kind = self._job, self._kind
+        if not kind.tracer:
+            return None, f"engine {kind.name!r} gives no trace by node"
         self._progress("layers", 0.0)
         traced = run_traced(
-            self._kind,
+            bench,
+            kind.load_tracer(),
             Path(job.artifact),
-            self.manifest,
             self._sent,
-            self._batches,
-            threads=job.threads,
+            batches,
             seed=job.seed,
             seconds=min(_LAYER_SECONDS_MAX, job.plan.seconds),
             progress=lambda share: self._progress("layers", share),
         )
         found = layers_of(
-            traced, self.manifest, self._kept, self._kind.kernel_cost,
+            traced, self.manifest, self._kept, kind.kernel_cost,
             batch=job.batch, timed_p50_ns=timed_p50_ns, roof=job.roof,
         )  # fmt: skip
         return found, "from a short run of its own, with onnxruntime's trace of every node"

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_runtime.data import Samples
-from device_runtime.engines import Trainer
-from device_runtime.engines.kind import EngineKind
-from device_runtime.engines.trace import PARTS, Node, Place, TracedTrainer
+from device_runtime.engines.kind import Tracer
+from device_runtime.engines.trace import PARTS, Node, Place
 from device_runtime.profile.methodology import ShareDone
 from device_runtime.profile.record import Layer, Layers, Roof, derived, measured
 from device_runtime.profile.roofline import point
-from device_runtime.profile.subject import LEARNING_RATE
+from device_runtime.profile.subject import Sent
+from device_runtime.training import Workbench
 from device_runtime.wire.cost import Flops, KernelCost, NodeCost
 from device_runtime.wire.manifest import Manifest
-from device_runtime.wire.support import Kept
 
 BLOCK = 5
 _BLOCKS_MIN, _BLOCKS_MAX = 3, 40
@@ -53,28 +52,30 @@ class Traced:
 
 
 def run_traced(
-    kind: EngineKind, artifact: Path, manifest: Manifest, sent: Mapping[str, Kept], batches: Sequence[Samples],
-    *, threads: int, seed: int, seconds: float, progress: ShareDone,
+    bench: Workbench, tracer: Tracer, artifact: Path, sent: Sent, batches: Sequence[Samples],
+    *, seed: int, seconds: float, progress: ShareDone,
 ) -> Traced:  # fmt: skip
-    """Step with and without a trace in turn, for about so many seconds, on an engine that has a tracer."""
+    """Step on the workbench and with a trace in turn, for about so many seconds, both from what was sent."""
+    rate = sent.assignment.hyper.learning_rate
     with tempfile.TemporaryDirectory(prefix="espalier-trace-") as folder:
-        plain = kind.load_engine().open(artifact, threads=threads, seed=seed)
-        traced = kind.load_tracer()(artifact, manifest, threads=threads, seed=seed, folder=Path(folder))
-        times: dict[bool, list[int]] = {False: [], True: []}
-        trainers: tuple[tuple[bool, Trainer | TracedTrainer], ...] = ((False, plain), (True, traced))
-        for _, trainer in trainers:
-            trainer.load(sent, reset_optimizer=True)
+        traced = tracer(artifact, bench.manifest, threads=bench.threads, seed=seed, folder=Path(folder))
+        traced.load(bench.load(sent.params, sent.supports).received, reset_optimizer=True)
+        traced_ns, plain_ns = list[int](), list[int]()
+        turns: tuple[tuple[list[int], Callable[[Samples], object]], ...] = (
+            (plain_ns, lambda batch: bench.step(batch, rate)),
+            (traced_ns, lambda batch: traced.step(batch.x, batch.y, rate)),
+        )
         begin, blocks = time.perf_counter(), 0
         while blocks < _BLOCKS_MIN or (time.perf_counter() - begin < seconds and blocks < _BLOCKS_MAX):
-            for is_traced, trainer in trainers:
+            for times, step in turns:
                 for index in range(BLOCK):
                     batch = batches[index % len(batches)]
                     start = time.perf_counter_ns()
-                    trainer.step(batch.x, batch.y, LEARNING_RATE)
-                    times[is_traced].append(time.perf_counter_ns() - start)
+                    step(batch)
+                    times.append(time.perf_counter_ns() - start)
             blocks += 1
             progress(min(1.0, (time.perf_counter() - begin) / seconds))
-        return Traced(traced.nodes(), traced.place, times[True], times[False])
+        return Traced(traced.nodes(), traced.place, traced_ns, plain_ns)
 
 
 def middle_half(values: Sequence[float]) -> list[int]:

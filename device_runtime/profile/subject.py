@@ -1,4 +1,4 @@
-"""What is trained in a profile run: values, masks and batches, drawn from the seed and the artifact's manifest alone.
+"""What is trained in a profile run: an assignment, its blobs and samples, drawn from seed and manifest alone.
 
 A profile needs no data and no initial model. Masks keep an exact, equal share of every prunable tensor, at positions
 drawn at random: the cost of today's kernels does not depend on which weights are kept.
@@ -6,6 +6,7 @@ drawn at random: the cost of today's kernels does not depend on which weights ar
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,13 @@ from device_runtime.data import Samples
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import Manifest, Parameter
-from device_runtime.wire.support import FloatArray, Kept, Support
+from device_runtime.wire.messages import Assignment, Hyper
+from device_runtime.wire.submodel import encode_kept, encode_supports
+from device_runtime.wire.support import FloatArray, Kept, Support, sha256_hex
 
 BATCHES = 4
 LEARNING_RATE = 0.001
+_TTL_S = 1.0
 DATA_WORDS = "normal inputs and uniform labels, 4 batches in turn, learning rate 0.001"
 MASK_WORDS = "random positions, the same exact share of every prunable tensor"
 
@@ -64,9 +68,36 @@ def _dense(parameter: Parameter, seed: int) -> FloatArray:
     return drawn.astype(np.float32).reshape(shape)
 
 
-def batches(manifest: Manifest, size: int, seed: int) -> list[Samples]:
-    """Batches that the model takes, x float32[size, ...] and labels as its loss needs them."""
-    return [_batch(manifest, size, Draws(seed, "profile batch", index)) for index in range(BATCHES)]
+def samples(manifest: Manifest, batch_size: int, seed: int) -> Samples:
+    """Samples for so many whole batches: x float32[n, ...] and labels as the model's loss needs them."""
+    parts = [_batch(manifest, batch_size, Draws(seed, "profile batch", index)) for index in range(BATCHES)]
+    return Samples(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What an aggregator would send: an assignment of one epoch, and its two blobs."""
+
+    assignment: Assignment
+    params: bytes
+    supports: bytes
+
+
+def sent(kept: Mapping[str, Kept], graph_sha: str, batch_size: int, seed: int) -> Sent:
+    """The submodel `kept` as blobs, and the assignment to train it."""
+    params = encode_kept(dict(kept), lambda _: "fp32", lambda name: Draws(seed, "profile rounding", name))
+    found = encode_supports({n: k.support for n, k in kept.items()})
+    assignment = Assignment(
+        id="profile",
+        device="profile",
+        model_version=0,
+        graph_sha=graph_sha,
+        params_sha=sha256_hex(params),
+        support_shas=(sha256_hex(found),),
+        hyper=Hyper(seed=seed, epoch_count=1, batch_size=batch_size, learning_rate=LEARNING_RATE, update_dtype="fp32"),
+        ttl_s=_TTL_S,
+    )
+    return Sent(assignment, params, found)
 
 
 def _batch(manifest: Manifest, size: int, draws: Draws) -> Samples:

@@ -9,7 +9,7 @@ import msgspec
 
 from device_runtime.profile.instruments import energy, per_step
 from device_runtime.profile.methodology import distribution, spread
-from device_runtime.profile.phases import OFFLINE
+from device_runtime.profile.phase_samples import OFFLINE
 from device_runtime.profile.record import (
     Case,
     Cold,

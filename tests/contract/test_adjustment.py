@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from device_runtime.data import LocalData, batches
-from device_runtime.engines import available_engines, open_engine
+from device_runtime.engines import available_engines
 from device_runtime.personal import Personal
-from device_runtime.training import NOTHING_PERSONAL, Result, Traffic, Workbench
+from device_runtime.training import NOTHING_PERSONAL, Result, Traffic, Workbench, open_workbench
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import EngineError, LocalWireError, RemoteWireError
 from device_runtime.wire.manifest import InputSpec
@@ -75,7 +75,7 @@ def _site(engine: str, folder: Path, scores: bool = True, **optimizer: Any) -> S
         rng = np.random.default_rng(number)
         y = rng.integers(0, CLASSES, SAMPLES)
         x = (rng.normal(size=(SAMPLES, INPUT)) + y[:, None]).astype(np.float32)
-        benches[device] = Workbench(open_engine(engine), folder, LocalData(x, y, device), threads=1, seed=0)
+        benches[device] = open_workbench(folder, LocalData(x, y, device), threads=1, seed=0)
     theta = initial_params(model)
     masks = {n: Draws(1, "mask", n).uniform(w.size).reshape(w.shape) < 0.5 for n, w in theta.items() if w.ndim == 2}
     supports = {n: Support.from_mask(masks[n]) if n in masks else Support.everything(w.shape) for n, w in theta.items()}

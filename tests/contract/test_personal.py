@@ -13,9 +13,9 @@ from aggregator.core.method import Present, RunState
 from aggregator.federation import Federation
 from aggregator.settings import ModelSection, RunSection, Settings
 from device_runtime.data import LocalData
-from device_runtime.engines import available_engines, open_engine
+from device_runtime.engines import available_engines
 from device_runtime.personal import LAST, Personal, personal_names
-from device_runtime.training import Result, Traffic, Workbench
+from device_runtime.training import Result, Traffic, Workbench, open_workbench
 from device_runtime.wire.errors import LocalWireError
 from device_runtime.wire.manifest import InputSpec
 from device_runtime.wire.measurement import NO_PHASE
@@ -68,7 +68,7 @@ def _bench(engine: str, model: str, shape: tuple[int, ...], folder: Path) -> Ben
     y = rng.integers(0, 3, 40)
     x = (rng.normal(size=(40, *shape)) + y.reshape(-1, *[1] * len(shape))).astype(np.float32)
     artifact = federation.artifacts.folder(engine)
-    workbench = Workbench(open_engine(engine), artifact, LocalData(x, y, "drawn"), threads=1, seed=0)
+    workbench = open_workbench(artifact, LocalData(x, y, "drawn"), threads=1, seed=0)
     return Bench(workbench, federation, state, assignment)
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from collections import Counter
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ from device_runtime.profile.case import run_case, slowdown
 from device_runtime.profile.record import Case, Roof, SoakMinute, absent, measured
 from device_runtime.profile.tally import CaseJob
 from device_runtime.profile.worker import Line, RoofJob, in_own_process, main
+from device_runtime.training import Workbench
 from device_runtime.wire.errors import EngineError
 
 
@@ -33,6 +35,22 @@ def test_a_case_measures_every_phase(job, plan):
     assert {doing for doing, _ in told} >= {"opening the artifact", "warm-up", "repeat 1 of 3", "layers"}
     assert all(0.0 <= share <= 1.0 for _, share in told)
     assert gc.isenabled()
+
+
+def test_what_is_timed_is_the_workbench_of_a_device(job, plan, monkeypatch):
+    called = Counter()
+    real = {name: getattr(Workbench, name) for name in ("load", "step", "serialise")}
+    for name in real:
+
+        def counting(self, *args, name=name):
+            called[name] += 1
+            return real[name](self, *args)
+
+        monkeypatch.setattr(Workbench, name, counting)
+    case = run_case(job, lambda *_: None)
+    assert called["step"] >= 1 + case.warm_up.steps + case.step.count
+    assert called["load"] >= 1 + plan.phase_repeats
+    assert called["serialise"] == plan.phase_repeats + 1
 
 
 def test_an_emulated_case_says_so(job):

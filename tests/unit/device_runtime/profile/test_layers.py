@@ -15,7 +15,8 @@ from device_runtime.profile.layers import (
     step_part_flops,
     tracing_share_us,
 )
-from device_runtime.profile.subject import batches, kept_counts, supports, values
+from device_runtime.profile.subject import kept_counts, samples, sent, supports, values
+from device_runtime.training import Workbench
 from device_runtime.wire.cost import flops, masked_dense
 from device_runtime.wire.manifest import MANIFEST_FILE, InputSpec, decode_manifest
 from export.artifacts.spec import ArtifactSpec
@@ -100,9 +101,11 @@ def test_a_real_step_is_joined_to_every_layer(engine, optimizer, momentum, roof,
     manifest = decode_manifest((folder / MANIFEST_FILE).read_bytes())
     chosen = supports(manifest, 0.75, 0)
     shares = []
+    kind, given = engine_kind(engine), sent(values(manifest, chosen, 0), "ab" * 32, BATCH, 0)
+    bench = Workbench(kind.load_engine(), folder, samples(manifest, BATCH, 0), threads=1, seed=0)
     found = run_traced(
-        engine_kind(engine), folder, manifest, values(manifest, chosen, 0), batches(manifest, BATCH, 0),
-        threads=1, seed=0, seconds=0.05, progress=shares.append,
+        bench, kind.load_tracer(), folder, given, list(bench.batches(given.assignment, epoch=0)),
+        seed=0, seconds=0.05, progress=shares.append,
     )  # fmt: skip
     kept = kept_counts(manifest, chosen)
     rule = engine_kind(engine).kernel_cost
