@@ -102,10 +102,12 @@ class RoundWork:
 
     # --- opening ----------------------------------------------------------------------------------------------
 
-    def open(self, command: events.OpenRound, state: RoundState) -> events.Opened:
+    def open(self, command: events.OpenRound, state: RoundState) -> events.Opened | events.Unservable:
         """Make and record the assignments of a round, or of a further attempt of it."""
+        servable, reasons = self._servable(command.devices, state)
+        if reasons:
+            return events.Unservable(reasons)
         self._opened_ns = self._clock.monotonic_ns()
-        servable = self._servable(command.devices, state)
         earlier = {device: task.assignment for device, task in state.tasks.items()}
         assignments, bytes_max = self._federation.assign(
             self._run_state,
@@ -132,21 +134,20 @@ class RoundWork:
             self._tell(run_events.Noted(text=text))
         return present
 
-    def _servable(self, devices: tuple[str, ...], state: RoundState) -> dict[str, tuple[str, ...]]:
-        """The engines of the devices for which an artifact can be made; the others are told of and left out."""
-        servable, why = {}, ""
+    def _servable(
+        self, devices: tuple[str, ...], state: RoundState
+    ) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+        """The engines of the devices for which an artifact can be made, and why none can for the others."""
+        servable, reasons = {}, {}
         for device in devices:
             engines = state.members[device].hello.engines
             try:
                 self._federation.artifacts.for_engines(engines)
             except EngineError as error:
-                why = str(error)
-                self._tell(run_events.Noted(text=f"{device} gets no assignment: {why}"))
+                reasons[device] = str(error)
                 continue
             servable[device] = engines
-        if devices and not servable:
-            raise UsageError(f"no device of round {state.round_index} can be given an artifact: {why}")
-        return servable
+        return servable, reasons
 
     # --- updates ----------------------------------------------------------------------------------------------
 

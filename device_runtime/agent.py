@@ -29,6 +29,7 @@ from device_runtime.agent_events import (
     TrainingFailed,
     Unreadable,
     Unspool,
+    Warn,
 )
 from device_runtime.wire import limits, transfer
 from device_runtime.wire.errors import RemoteWireError
@@ -70,6 +71,7 @@ class AgentState:
     retry_due_ns: int = 0
     expires_ns: int = 0
     answered: str = ""  # the last assignment that was receipted
+    unserved: str = ""  # why the aggregator has no artifact for this device
     leave_when_released: bool = False
 
 
@@ -108,9 +110,7 @@ def _connected(state: AgentState, now_ns: int) -> Step:
 def _received(state: AgentState, message: Message, now_ns: int) -> Step:
     match message:
         case Welcome():
-            heartbeat_ns = int(message.heartbeat_s * SECOND_NS)
-            activity: Activity = "waiting" if state.activity == "greeting" else state.activity
-            return replace(state, activity=activity, heartbeat_ns=heartbeat_ns, hello_due_ns=now_ns + heartbeat_ns), []
+            return _welcome(state, message, now_ns)
         case RollCall():
             return replace(state, hello_due_ns=now_ns + HELLO_RETRY_NS), [Publish(state.hello)]
         case Chunk():
@@ -126,6 +126,19 @@ def _received(state: AgentState, message: Message, now_ns: int) -> Step:
             return state, [Leave(message.reason or "the run is over")] if leaving else []
         case _:
             return state, []
+
+
+def _welcome(state: AgentState, welcome: Welcome, now_ns: int) -> Step:
+    heartbeat_ns = int(welcome.heartbeat_s * SECOND_NS)
+    activity: Activity = "waiting" if state.activity == "greeting" else state.activity
+    told = state.unserved
+    state = replace(
+        state, activity=activity, heartbeat_ns=heartbeat_ns, hello_due_ns=now_ns + heartbeat_ns,
+        unserved=welcome.unserved,
+    )  # fmt: skip
+    if welcome.unserved in ("", told):  # every heartbeat is answered with it
+        return state, []
+    return state, [Warn(f"the aggregator waits for another engine of this device: {welcome.unserved}")]
 
 
 def _assigned(state: AgentState, event: Assigned, now_ns: int) -> Step:

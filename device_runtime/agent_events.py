@@ -113,10 +113,17 @@ class Unspool:
 
 
 @dataclass(frozen=True, slots=True)
+class Warn:
+    """Tell whoever looks after the device."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """End the process in good order."""
 
     reason: str
 
 
-Command = Publish | StoreBlob | Train | SpoolUpdate | Serve | Unspool | Leave
+Command = Publish | StoreBlob | Train | SpoolUpdate | Serve | Unspool | Warn | Leave

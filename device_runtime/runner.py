@@ -203,6 +203,8 @@ class Device:
             case events.Unspool(receipt):
                 self._unspool(receipt.assignment_id)
                 log.info("update for %s: %s %s", receipt.assignment_id, receipt.verdict, receipt.reason)
+            case events.Warn(text):
+                log.warning("%s", text)
             case events.Leave(reason):
                 self._leaving = reason
 

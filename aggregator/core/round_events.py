@@ -1,5 +1,6 @@
 """What the round machine hears and what it asks for: its events and its commands, plain values both."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from device_runtime.wire.messages import Assignment, Chunk, Get, Hello, Message, Offer, Receipt, Refusal
@@ -21,6 +22,13 @@ class Opened:
 
     assignments: tuple[Assignment, ...]
     update_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unservable:
+    """The round is not opened: no artifact can be made for these of its devices, for these reasons."""
+
+    reasons: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ class Tick:
     """Time passed."""
 
 
-Event = Heard | Opened | Checked | Spoilt | Closed | Tick
+Event = Heard | Opened | Unservable | Checked | Spoilt | Closed | Tick
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -88,7 +96,7 @@ class Depart:
 
 @dataclass(frozen=True, slots=True)
 class OpenRound:
-    """Build and record the assignments of these devices, in this order; answer with Opened."""
+    """Build and record the assignments of these devices, in this order; answer with Opened, or with Unservable."""
 
     round_index: int
     attempt: int

@@ -4,9 +4,10 @@
         ^                                                                                               |
         +--------------------------- Closed, more rounds to go -----------------------------------------+--> finished
 
-A device becomes a member by its hello and stays one while its connection is merely broken: it leaves by a goodbye, or
-by missing `missed_max` rounds in a row. So a device that is killed and restarted takes part in the same rounds as if
-nothing had happened, and the run ends with the same bits. Commands come in the order the shell must carry them out.
+A device becomes a member by its hello and stays one while its connection is merely broken: it leaves by a goodbye, by
+missing `missed_max` rounds in a row, or when no artifact can be made for it: then it waits outside until it names other
+engines. So a device that is killed and restarted takes part in the same rounds as if nothing had happened, and the run
+ends with the same bits. Commands come in the order the shell must carry them out.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,8 +36,9 @@ from aggregator.core.round_events import (
     Serve,
     Spoilt,
     Tick,
+    Unservable,
 )
-from device_runtime.wire.limits import DEVICE_COUNT_MAX, UPDATE_CHUNKS_MAX, WINDOW_CHUNKS
+from device_runtime.wire.limits import DEVICE_COUNT_MAX, TEXT_BYTES_MAX, UPDATE_CHUNKS_MAX, WINDOW_CHUNKS
 from device_runtime.wire.messages import (
     Assignment,
     BlobRef,
@@ -94,6 +96,14 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Outsider:
+    """A device that waits outside: for none of the engines it named can an artifact be made."""
+
+    engines: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class RoundState:
     """All the aggregator's decisions rest on. `receipts` are the final words given, by (assignment id, update sha)."""
 
@@ -102,6 +112,7 @@ class RoundState:
     phase: Phase = "gathering"
     attempt: int = 0
     members: Mapping[str, Member] = field(default_factory=dict)
+    outsiders: Mapping[str, Outsider] = field(default_factory=dict)
     tasks: Mapping[str, Task] = field(default_factory=dict)
     update_bytes_max: int = 0
     deadline_ns: int = 0
@@ -163,6 +174,8 @@ def step(state: RoundState, event: Event, now_ns: int) -> Step:
             return _heard(state, device, message, now_ns)
         case Opened():
             return _opened(state, event, now_ns)
+        case Unservable(reasons):
+            return _unservable(state, reasons, now_ns)
         case Checked():
             return _advance(*_checked(state, event), now_ns)
         case Spoilt(offer, reason):
@@ -198,8 +211,11 @@ def _heard(state: RoundState, device: str, message: Message, now_ns: int) -> Ste
 
 def _hello(state: RoundState, hello: Hello, now_ns: int) -> Step:
     device = hello.device
-    known = state.members.get(device)
-    if known is None and len(state.members) >= DEVICE_COUNT_MAX:
+    known, outsider = state.members.get(device), state.outsiders.get(device)
+    if outsider is not None and outsider.engines == hello.engines and state.phase != "finished":
+        return state, [Send(device, _welcome(state, outsider.why))]
+    state = _no_outsider(state, device)
+    if known is None and len(state.members) + len(state.outsiders) >= DEVICE_COUNT_MAX:
         return state, [Note(f"{device} is not taken in: there are {DEVICE_COUNT_MAX} devices already")]
     member = Member(hello) if known is None else replace(known, hello=hello, online=True)
     state = replace(state, members={**state.members, device: member})
@@ -208,9 +224,19 @@ def _hello(state: RoundState, hello: Hello, now_ns: int) -> Step:
         commands.append(Enrol(hello, returns=known is not None))
     if state.phase == "finished":
         return state, [*commands, Send(device, Release(reason="the run is finished"))]
-    commands.append(Send(device, Welcome(round_index=state.round_index, heartbeat_s=state.rules.heartbeat_s)))
+    commands.append(Send(device, _welcome(state)))
     commands += _reassign(state, device)
     return _advance(state, commands, now_ns)
+
+
+def _no_outsider(state: RoundState, device: str) -> RoundState:
+    if device not in state.outsiders:
+        return state
+    return replace(state, outsiders={d: o for d, o in state.outsiders.items() if d != device})
+
+
+def _welcome(state: RoundState, unserved: str = "") -> Welcome:
+    return Welcome(round_index=state.round_index, heartbeat_s=state.rules.heartbeat_s, unserved=unserved)
 
 
 def _reassign(state: RoundState, device: str) -> list[Command]:
@@ -231,6 +257,7 @@ def _gone(state: RoundState, gone: Gone) -> Step:
 def _leave(state: RoundState, goodbye: Goodbye, now_ns: int) -> Step:
     """A member less, and no answer to wait for; the farewell of an old session is that of a device back already."""
     device, reason = goodbye.device, goodbye.reason or "said goodbye"
+    state = _no_outsider(state, device)
     member = state.members.get(device)
     if member is None or member.hello.session != goodbye.session:
         return state, []
@@ -276,6 +303,26 @@ def _opened(state: RoundState, event: Opened, now_ns: int) -> Step:
         deadline_ns=now_ns + int(state.rules.deadline_s * SECOND_NS),
     )
     return state, [Send(a.device, a) for a in event.assignments]
+
+
+def _unservable(state: RoundState, reasons: Mapping[str, str], now_ns: int) -> Step:
+    """Those members wait outside until they name other engines; the round is for the others, or waits for more."""
+    assert state.phase == "opening", "whether a device can be served is asked when a round is to be opened"
+    commands: list[Command] = []
+    outside = {}
+    for device in sorted(reasons.keys() & state.members.keys()):
+        why = reasons[device][:TEXT_BYTES_MAX]
+        outside[device] = Outsider(state.members[device].hello.engines, why)
+        commands += [Depart(device, why), Send(device, _welcome(state, why))]
+    members = {d: m for d, m in state.members.items() if d not in outside}
+    state = replace(state, members=members, outsiders={**state.outsiders, **outside})
+    if state.attempt:
+        return _again(replace(state, phase="open"), commands, now_ns)
+    lacking = _members_needed(state) - len(members)
+    if lacking > 0:
+        text = f"round {state.round_index} waits for {lacking} more; no artifact can be made for {', '.join(outside)}"
+        commands.append(Note(text))
+    return _advance(replace(state, phase="gathering"), commands, now_ns)
 
 
 def _close_if_quorum(state: RoundState, commands: list[Command]) -> Step:
@@ -335,14 +382,16 @@ def _deadline(state: RoundState, commands: list[Command], now_ns: int) -> Step:
     accepted = sum(t.status == "accepted" for t in state.tasks.values())
     needed = state.rules.quorum
     note = f"round {state.round_index}: {accepted} of {needed} updates needed are here after the deadline; waiting on"
-    again = tuple(
-        sorted(d for d, t in state.tasks.items() if t.status in ("rejected", "refused") and d in state.members)
-    )
-    joined = tuple(sorted(d for d in state.members if d not in state.tasks))
-    if again or joined:
-        return _open(replace(state, attempt=state.attempt + 1), [*commands, Note(note)], tuple(sorted(again + joined)))
-    deadline_ns = now_ns + int(state.rules.deadline_s * SECOND_NS)
-    return replace(state, deadline_ns=deadline_ns), [*commands, Note(note)]
+    return _again(state, [*commands, Note(note)], now_ns)
+
+
+def _again(state: RoundState, commands: list[Command], now_ns: int) -> Step:
+    """A fresh attempt for members whose answer was no, and for those who joined since; the others have more time."""
+    no = [d for d, t in state.tasks.items() if t.status in ("rejected", "refused") and d in state.members]
+    joined = [d for d in state.members if d not in state.tasks]
+    if no or joined:
+        return _open(replace(state, attempt=state.attempt + 1), commands, tuple(sorted(no + joined)))
+    return replace(state, deadline_ns=now_ns + int(state.rules.deadline_s * SECOND_NS)), commands
 
 
 # --- updates ------------------------------------------------------------------------------------------------------

@@ -74,11 +74,15 @@ class RollCall(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     session: Name
 
 
-class Welcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The aggregator knows the device; the next hello is due within `heartbeat_s`."""
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The aggregator knows the device; the next hello is due within `heartbeat_s`.
+
+    unserved: why no artifact can be made for any of its engines, so that it is no member until it names others.
+    """
 
     round_index: Round
     heartbeat_s: Annotated[float, Meta(ge=0.5, le=86400)]
+    unserved: Text = ""
 
 
 class Hyper(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

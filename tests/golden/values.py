@@ -46,6 +46,7 @@ MESSAGES: dict[str, Message] = {
 # Messages with fields that are left out where they are empty.
 VARIANTS: dict[str, Message] = {
     "Offer_kept_back": fakes.offer(kept_back=("fc2.bias", "fc2.weight")),
+    "Welcome_unserved": Welcome(round_index=3, heartbeat_s=30.0, unserved="engine 'nope' is unknown here."),
     "Offer_extras": fakes.offer(extras=("mask",)),
     "Assignment_adjust": fakes.assignment(adjust=MaskAdjustment(after_epochs=3, share=0.25)),
 }

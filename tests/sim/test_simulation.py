@@ -74,7 +74,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulate]:
 def to_the_end(seed: int, world: World) -> Ended:
     """Let the world go on until everybody has left."""
     aggregator = world.aggregator
-    devices = world.devices.values()
+    devices = [d for d in world.devices.values() if d.settings.engine == "fake"]  # nobody waits for the others to leave
     try:
         finished = world.run(lambda: aggregator.finished, PATIENCE_S)
         assert finished, f"no end; {where(world)}"
@@ -155,6 +155,13 @@ def test_what_networks_and_kills_do_changes_no_bit(seed, faults, simulate, calm)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_refusals_goodbyes_and_deaths_do_not_stop_a_run_with_quorum(seed, simulate):
     simulate(seed, Plan(devices=4, quorum=2, deadline_s=20.0, faults=TROUBLE))
+
+
+@pytest.mark.parametrize("seed", SEEDS[:10])
+def test_devices_for_which_no_artifact_can_be_made_change_no_bit(seed, simulate, calm):
+    wanted = undisturbed(calm, simulate)
+    beside = simulate(seed, Plan(exotic=2, faults=CRASH))
+    assert (beside.committed, beside.params) == (wanted.committed, wanted.params)
 
 
 def test_the_faults_do_happen(simulate):

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.core import rounds
 from aggregator.core.pulls import SILENCE_NS, SILENCES_MAX
-from aggregator.core.round_events import DropChunks, Spoilt, WriteChunk
+from aggregator.core.round_events import DropChunks, Spoilt, Unservable, WriteChunk
 from aggregator.core.rounds import (
     SECOND_NS,
     Broadcast,
@@ -82,9 +83,11 @@ class Shell:
     def _carry_out(self, command: rounds.Command) -> None:
         match command:
             case OpenRound(index, attempt, devices):
-                made = tuple(
-                    fakes.assignment(device, index, attempt) for device in devices if device not in self.unservable
-                )
+                reasons = {device: "no engine" for device in devices if device in self.unservable}
+                if reasons:
+                    self._step(Unservable(reasons))
+                    return
+                made = tuple(fakes.assignment(device, index, attempt) for device in devices)
                 self.assignments |= {a.device: a for a in made}
                 self._step(Opened(made, 100))
             case WriteChunk(device, chunk):
@@ -448,25 +451,119 @@ def test_a_device_too_slow_for_the_deadline_is_not_starved_by_one_that_refuses()
     assert shell.closed[0] == {"b": "run-1-0-b"}
 
 
-def test_a_device_for_which_no_artifact_can_be_made_is_left_out(monkeypatch, shell):
+def with_engines(device: str, *engines: str) -> Heard:
+    return Heard(device, msgspec.structs.replace(fakes.hello(device), engines=engines))
+
+
+def unserved(commands: list[rounds.Command]) -> list[str]:
+    """Who was told that it waits outside."""
+    sends = [c for c in commands if isinstance(c, Send) and isinstance(c.message, Welcome)]
+    return [c.device for c in sends if c.message.unserved]
+
+
+def test_a_device_for_which_no_artifact_can_be_made_is_told_and_waits_while_the_round_opens_with_the_others(shell):
     shell.hello("c")
+    shell.unservable = {"c"}
     shell.update("a")
-    monkeypatch.setattr(shell, "unservable", {"c"})
-    shell.update("b")
-    assert set(shell.status()) == {"a", "b"}
+    commands = shell.update("b")
+    assert OpenRound(2, 0, ("a", "b", "c")) in commands
+    assert OpenRound(2, 0, ("a", "b")) in commands
+    assert commands[commands.index(Depart("c", "no engine")) + 1].message.unserved == "no engine"
+    assert set(shell.status()) == set(shell.state.members) == {"a", "b"}
     shell.update("a")
     shell.update("b")
     assert shell.closed[1] == {"a": "run-2-0-a", "b": "run-2-0-b"}
 
 
-def test_a_round_for_which_nobody_can_be_served_goes_on_trying(monkeypatch):
+def test_an_outsider_that_says_hello_again_is_told_again_and_joins_with_another_engine(shell):
+    shell.hello("c")
+    shell.unservable = {"c"}
+    shell.update("a")
+    shell.update("b")
+    again = shell.hello("c", "s2")
+    assert (unserved(again), len(again)) == (["c"], 1), "nothing is journalled, and no round is opened in vain"
+    shell.unservable = set()
+    commands = shell.happens(with_engines("c", "other"))
+    assert isinstance(commands[0], Enrol)
+    assert unserved(commands) == []
+    shell.update("a")
+    assert OpenRound(3, 0, ("a", "b", "c")) in shell.update("b")
+
+
+def test_where_nobody_can_be_served_the_run_waits_and_says_for_whom():
     shell = Shell()
-    monkeypatch.setattr(shell, "unservable", {"a", "b"})
+    shell.unservable = {"a", "b"}
+    shell.hello("a")
+    commands = shell.hello("b")
+    assert (shell.state.phase, shell.status(), dict(shell.state.members)) == ("gathering", {}, {})
+    assert [c.text for c in commands if isinstance(c, Note)] == [
+        "round 1 waits for 2 more; no artifact can be made for a, b"
+    ]
+    assert [c for c in shell.wait(1000) if not isinstance(c, Note)] == []
+    shell.unservable = set()
+    shell.happens(with_engines("a", "other"))
+    assert OpenRound(1, 0, ("a", "b")) in shell.happens(with_engines("b", "other"))
+
+
+def test_the_first_round_waits_for_devices_min_that_can_be_served():
+    shell = Shell()
+    shell.unservable = {"a"}
+    shell.hello("a")
+    commands = shell.hello("b")
+    assert shell.state.phase == "gathering"
+    assert "round 1 waits for 1 more; no artifact can be made for a" in [c.text for c in commands if type(c) is Note]
+    assert OpenRound(1, 0, ("b", "c")) in shell.hello("c")
+
+
+def test_a_newcomer_that_cannot_be_served_does_not_disturb_an_attempt(shell):
+    shell.refuse("a")
+    shell.hello("c")
+    shell.unservable = {"c"}
+    commands = shell.wait(60)
+    assert OpenRound(1, 2, ("a",)) in commands
+    assert unserved(commands) == ["c"]
+    shell.update("a")
+    shell.update("b")
+    assert shell.closed == [{"a": "run-1-2-a", "b": "run-1-0-b"}]
+
+
+def test_where_only_one_that_cannot_be_served_could_be_asked_again_the_others_get_more_time(shell):
+    shell.hello("c")
+    shell.unservable = {"c"}
+    assert unserved(shell.wait(60)) == ["c"]
+    assert (shell.state.phase, shell.status()) == ("open", {"a": "assigned", "b": "assigned"})
+    assert not any(isinstance(c, OpenRound) for c in shell.wait(59))
+    shell.update("a")
+    shell.update("b")
+    assert len(shell.closed) == 1
+
+
+def test_members_that_cannot_be_served_any_more_after_a_restart_wait_outside():
+    members = [fakes.hello("a"), fakes.hello("b"), fakes.hello("c")]
+    shell = Shell()
+    shell.state = rounds.resume(RULES, members, 0, None, 0)
+    shell.unservable = {"b"}
+    commands = shell.wait(1)
+    assert OpenRound(1, 0, ("a", "c")) in commands
+    assert Depart("b", "no engine") in commands
+
+
+def test_an_outsider_that_leaves_is_forgotten():
+    shell = Shell(replace(RULES, devices_min=1))
+    shell.unservable = {"a"}
+    shell.hello("a")
+    assert shell.happens(Heard("a", Goodbye(device="a", session="s1"))) == []
+    assert shell.state.outsiders == {}
+
+
+def test_outsiders_count_to_the_limit_of_devices(monkeypatch):
+    monkeypatch.setattr(rounds, "DEVICE_COUNT_MAX", 2)
+    shell = Shell(replace(RULES, devices_min=1))
+    shell.unservable = {"a", "b"}
     shell.hello("a")
     shell.hello("b")
-    assert (shell.state.phase, shell.status()) == ("open", {})
-    monkeypatch.setattr(shell, "unservable", set())
-    assert OpenRound(1, 1, ("a", "b")) in shell.wait(60)
+    (note,) = shell.hello("c")
+    assert "c is not taken in" in note.text
 
 
 def test_what_was_accepted_survives_a_further_attempt(shell):

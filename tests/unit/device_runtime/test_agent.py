@@ -50,6 +50,7 @@ def after(*events: agent.Event) -> AgentState:
 
 
 WELCOME = Received(Welcome(round_index=1, heartbeat_s=30.0))
+UNSERVED = Received(Welcome(round_index=1, heartbeat_s=30.0, unserved="engine 'nope' is unknown here."))
 STATES = {
     "offline": after(),
     "greeting": after(Connected()),
@@ -70,6 +71,8 @@ TABLE = [
     ("offline", Connected(), "greeting", ["Hello"]),
     ("offline", Tick(), "offline", []),
     ("greeting", WELCOME, "waiting", []),
+    ("greeting", UNSERVED, "waiting", ["Warn"]),
+    ("training", UNSERVED, "training", ["Warn"]),
     ("greeting", Connected(), "greeting", ["Hello"]),
     ("greeting", Assigned(A, (), None), "training", ["Train"]),
     ("waiting", Assigned(A, (SHA,), None), "fetching", ["Get"]),
@@ -119,6 +122,15 @@ def test_what_met_silence_is_said_again_after_a_while(activity, retried):
     assert [type(c.message) for c in commands if isinstance(c, Publish)] == [retried]
     _, commands = step(state, Tick(), agent.SILENCE_NS + 1)
     assert commands == []
+
+
+def test_that_it_is_unserved_is_said_once_and_again_when_it_comes_to_be_so_again():
+    state, said = STATES["waiting"], []
+    for event in (UNSERVED, UNSERVED, WELCOME, UNSERVED):
+        state, commands = step(state, event, 1)
+        said.append(commands)
+    text = "the aggregator waits for another engine of this device: engine 'nope' is unknown here."
+    assert said == [[agent.Warn(text)], [], [], [agent.Warn(text)]]
 
 
 def test_a_heartbeat_is_said_as_often_as_the_aggregator_wants():
