@@ -15,6 +15,7 @@ from device_runtime.doctor.hardware import (
 from device_runtime.doctor.software import (
     check_board,
     check_engine,
+    check_engines,
     check_features,
     check_packages,
     check_python,
@@ -30,6 +31,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("onnxruntime", check_runtime),
     ("cpu features", check_features),
     ("engine", check_engine),
+    ("engines", check_engines),
     ("telemetry", check_telemetry),
     ("clock", check_clock),
     ("memory", check_memory),

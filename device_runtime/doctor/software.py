@@ -5,6 +5,8 @@ import re
 import sys
 
 from device_runtime.doctor.finding import Answer, Finding, Patient, not_checked
+from device_runtime.engines.registry import engine_kinds
+from device_runtime.wire.errors import EngineError
 
 PYTHON_MIN = (3, 11)
 # The base install of pyproject.toml, which a test compares.
@@ -119,6 +121,19 @@ def judge_engine(answer: Answer | None) -> list[Finding]:
         )
         return [Finding("engine", "failed", f"onnxruntime does not compute: {last.strip()[:200]}", REINSTALL)]
     return [Finding("engine", "ok", "onnxruntime loads and computes")]
+
+
+def check_engines(patient: Patient) -> list[Finding]:
+    """Some engine has all that it needs; what the others need is said."""
+    try:
+        kinds = engine_kinds().values()
+    except EngineError as error:
+        return [Finding("engines", "failed", str(error), REINSTALL)]
+    lacking = "; ".join(f"{kind.name} needs {kind.needs}" for kind in kinds if not kind.is_installed())
+    here = ", ".join(kind.name for kind in kinds if kind.is_installed())
+    if not here:
+        return [Finding("engines", "failed", f"none can run here: {lacking}", REINSTALL)]
+    return [Finding("engines", "ok", f"{here}; {lacking}" if lacking else here)]
 
 
 def check_features(patient: Patient) -> list[Finding]:

@@ -54,8 +54,8 @@ class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     sgd: v <- momentum v + (g + weight_decay w); w <- w - lr (v, or g + momentum v with nesterov), torch's rule.
     adamw: decoupled weight decay and bias correction, torch's rule (Loshchilov and Hutter, arXiv 1711.05101).
     clip_norm: global norm to which gradients are clipped, 0 = never. proximal_mu: FedProx's mu (Li et al., MLSys 2020):
-    the gradient of mu/2 |w - w_received|^2 is added, 0 = never. Both for engines "portable" and
-    "sparse" only.
+    the gradient of mu/2 |w - w_received|^2 is added, 0 = never. An engine that applies neither is given
+    no artifact for them.
     """
 
     name: OptimizerName = "sgd"

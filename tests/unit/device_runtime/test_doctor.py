@@ -14,9 +14,11 @@ from device_runtime.config import DataSettings, DeviceSettings
 from device_runtime.doctor import hardware, software, storage
 from device_runtime.doctor.examination import CHECKS, examine, report
 from device_runtime.doctor.finding import Answer, Finding, Patient, run_program
+from device_runtime.engines import available_engines, onnxruntime_import
 from device_runtime.profile.record import encode_profile
 from firmware_profiles.detect import detect_board
 from tests.profiles import make_case, make_profile
+from tests.toy_engine import install_toy
 from tests.unit.firmware_profiles.trees import arm_tree, write
 
 NOW = 1_800_000_000.0
@@ -94,6 +96,23 @@ def test_the_runtime_that_dies_on_a_pi_4_is_fine_on_a_pi_5(tmp_path: Path) -> No
 def test_the_engine_is_judged_by_what_its_own_process_said(answer: Answer | None, status: str, said: str) -> None:
     finding = only(software.judge_engine(answer))
     assert (finding.status, said in finding.found) == (status, True)
+
+
+def test_engines_are_listed_and_what_the_others_need_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_toy(tmp_path / "toy", monkeypatch, preference=99, installed=False)
+    finding = only(software.check_engines(patient(tmp_path)))
+    assert finding.status == "ok"
+    assert finding.found.startswith(", ".join(available_engines()))
+    assert "toy needs a box of bricks" in finding.found
+
+
+def test_no_engine_at_all_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime_import, "_installed", lambda _: False)
+    finding = only(software.check_engines(patient(tmp_path)))
+    assert (finding.status, finding.remedy) == ("failed", software.REINSTALL)
+    assert "portable needs onnxruntime" in finding.found
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [])
+    assert "no entry point" in only(software.check_engines(patient(tmp_path))).found
 
 
 def test_the_probe_of_the_engine_computes_here() -> None:
