@@ -83,7 +83,7 @@ class Aggregator:
         """Connect, and take up the run where it stands. Raises LinkError when no broker answers."""
         self._link.connect()
         self._tell(run_events.Started(run=self._work.run_id, round_index=self._state.round_index))
-        if self._state.phase == "finished":
+        if self._state.stage == "finished":
             self._finish()
 
     @property
@@ -98,7 +98,7 @@ class Aggregator:
         """Whether nothing is worth waiting for."""
         if self._stop_by_ns is None:
             self._stop_by_ns = self._now_ns() + int(CLOSING_S_MAX * SECOND_NS)
-        return self._state.phase != "closing" or self._now_ns() > self._stop_by_ns
+        return self._state.stage != "closing" or self._now_ns() > self._stop_by_ns
 
     def end(self) -> None:
         """Close the link and the ledger; what is not committed is taken up by the next start."""
@@ -145,7 +145,7 @@ class Aggregator:
                 self._arrived(topic, payload)
             case Aggregated():
                 self._drive(self._work.commit(event))
-                if self._state.phase == "finished":
+                if self._state.stage == "finished":
                     self._finish()
             case Crashed(error):
                 raise error

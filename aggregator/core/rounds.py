@@ -59,7 +59,7 @@ from device_runtime.wire.messages import (
 SECOND_NS = 1_000_000_000
 PULL_RULES = PullRules(UPDATE_CHUNKS_MAX, WINDOW_CHUNKS)
 
-Phase = Literal["gathering", "opening", "open", "closing", "finished"]
+Stage = Literal["gathering", "opening", "open", "closing", "finished"]
 TaskStatus = Literal["assigned", "receiving", "checking", "accepted", "rejected", "refused"]
 ANSWERED = ("accepted", "rejected", "refused")
 
@@ -109,7 +109,7 @@ class RoundState:
 
     rules: RoundRules
     round_index: int = 1
-    phase: Phase = "gathering"
+    stage: Stage = "gathering"
     attempt: int = 0
     members: Mapping[str, Member] = field(default_factory=dict)
     outsiders: Mapping[str, Outsider] = field(default_factory=dict)
@@ -146,7 +146,7 @@ def resume(
     known = {hello.device: Member(hello, online=False) for hello in members}
     state = RoundState(rules, round_index=rounds_committed + 1, members=known)
     if rounds_committed >= rules.round_count:
-        return replace(state, phase="finished")
+        return replace(state, stage="finished")
     if opened is None:
         return state
     answered = opened.refused | {assignment_id for assignment_id, _ in opened.receipts}
@@ -158,7 +158,7 @@ def resume(
         tasks[assignment.device] = Task(assignment, status, opened.accepted.get(assignment.device))
     return replace(
         state,
-        phase="open",
+        stage="open",
         attempt=opened.attempt,
         tasks=tasks,
         update_bytes_max=opened.update_bytes_max,
@@ -212,7 +212,7 @@ def _heard(state: RoundState, device: str, message: Message, now_ns: int) -> Ste
 def _hello(state: RoundState, hello: Hello, now_ns: int) -> Step:
     device = hello.device
     known, outsider = state.members.get(device), state.outsiders.get(device)
-    if outsider is not None and outsider.engines == hello.engines and state.phase != "finished":
+    if outsider is not None and outsider.engines == hello.engines and state.stage != "finished":
         return state, [Send(device, _welcome(state, outsider.why))]
     state = _no_outsider(state, device)
     if known is None and len(state.members) + len(state.outsiders) >= DEVICE_COUNT_MAX:
@@ -222,7 +222,7 @@ def _hello(state: RoundState, hello: Hello, now_ns: int) -> Step:
     commands: list[Command] = []
     if known is None or known.hello != hello:
         commands.append(Enrol(hello, returns=known is not None))
-    if state.phase == "finished":
+    if state.stage == "finished":
         return state, [*commands, Send(device, Release(reason="the run is finished"))]
     commands.append(Send(device, _welcome(state)))
     commands += _reassign(state, device)
@@ -241,7 +241,7 @@ def _welcome(state: RoundState, unserved: str = "") -> Welcome:
 
 def _reassign(state: RoundState, device: str) -> list[Command]:
     """The device's open assignment once more: it may have missed it, or restarted and forgotten what it offered."""
-    task = state.tasks.get(device) if state.phase == "open" else None  # one of a round that closes is of no use
+    task = state.tasks.get(device) if state.stage == "open" else None  # one of a round that closes is of no use
     return [Send(device, task.assignment)] if task is not None and task.status in ("assigned", "receiving") else []
 
 
@@ -275,9 +275,9 @@ def _leave(state: RoundState, goodbye: Goodbye, now_ns: int) -> Step:
 
 def _advance(state: RoundState, commands: list[Command], now_ns: int) -> Step:
     """Open or close a round where its condition has come true."""
-    if state.phase == "gathering" and len(state.members) >= _members_needed(state):
+    if state.stage == "gathering" and len(state.members) >= _members_needed(state):
         return _open(state, commands, tuple(sorted(state.members)))
-    if state.phase == "open" and all(t.status in ANSWERED for t in state.tasks.values()):
+    if state.stage == "open" and all(t.status in ANSWERED for t in state.tasks.values()):
         return _close_if_quorum(state, commands)
     return state, commands
 
@@ -289,15 +289,15 @@ def _members_needed(state: RoundState) -> int:
 
 def _open(state: RoundState, commands: list[Command], devices: tuple[str, ...]) -> Step:
     opening = OpenRound(state.round_index, state.attempt, devices)
-    return replace(state, phase="opening"), [*commands, opening]
+    return replace(state, stage="opening"), [*commands, opening]
 
 
 def _opened(state: RoundState, event: Opened, now_ns: int) -> Step:
-    assert state.phase == "opening", "a round is opened on request only"
+    assert state.stage == "opening", "a round is opened on request only"
     # A further attempt is for those it names; the others go on with what they were assigned.
     state = replace(
         state,
-        phase="open",
+        stage="open",
         tasks={**state.tasks, **{a.device: Task(a) for a in event.assignments}},
         update_bytes_max=event.update_bytes_max,
         deadline_ns=now_ns + int(state.rules.deadline_s * SECOND_NS),
@@ -307,7 +307,7 @@ def _opened(state: RoundState, event: Opened, now_ns: int) -> Step:
 
 def _unservable(state: RoundState, reasons: Mapping[str, str], now_ns: int) -> Step:
     """Those members wait outside until they name other engines; the round is for the others, or waits for more."""
-    assert state.phase == "opening", "whether a device can be served is asked when a round is to be opened"
+    assert state.stage == "opening", "whether a device can be served is asked when a round is to be opened"
     commands: list[Command] = []
     outside = {}
     for device in sorted(reasons.keys() & state.members.keys()):
@@ -317,12 +317,12 @@ def _unservable(state: RoundState, reasons: Mapping[str, str], now_ns: int) -> S
     members = {d: m for d, m in state.members.items() if d not in outside}
     state = replace(state, members=members, outsiders={**state.outsiders, **outside})
     if state.attempt:
-        return _again(replace(state, phase="open"), commands, now_ns)
+        return _again(replace(state, stage="open"), commands, now_ns)
     lacking = _members_needed(state) - len(members)
     if lacking > 0:
         text = f"round {state.round_index} waits for {lacking} more; no artifact can be made for {', '.join(outside)}"
         commands.append(Note(text))
-    return _advance(replace(state, phase="gathering"), commands, now_ns)
+    return _advance(replace(state, stage="gathering"), commands, now_ns)
 
 
 def _close_if_quorum(state: RoundState, commands: list[Command]) -> Step:
@@ -330,18 +330,18 @@ def _close_if_quorum(state: RoundState, commands: list[Command]) -> Step:
     if accepted < max(1, state.rules.quorum):
         return state, commands
     pulling, dropped = pulls.drop_all(state.pulls)
-    state = replace(state, phase="closing", pulls=pulling)
+    state = replace(state, stage="closing", pulls=pulling)
     return state, [*commands, *dropped, CloseRound(state.round_index)]
 
 
 def _closed(state: RoundState, now_ns: int) -> Step:
-    assert state.phase == "closing", "a round is closed on request only"
+    assert state.stage == "closing", "a round is closed on request only"
     state, commands = _count_missed(state)
     ids = {t.assignment.id for t in state.tasks.values()}
     receipts = {key: r for key, r in state.receipts.items() if key[0] in ids}  # older rounds are late in any case
-    state = replace(state, receipts=receipts, round_index=state.round_index + 1, attempt=0, tasks={}, phase="gathering")
+    state = replace(state, receipts=receipts, round_index=state.round_index + 1, attempt=0, tasks={}, stage="gathering")
     if state.round_index > state.rules.round_count:
-        return replace(state, phase="finished"), [*commands, Broadcast(Release(reason="the run is finished"))]
+        return replace(state, stage="finished"), [*commands, Broadcast(Release(reason="the run is finished"))]
     return _advance(state, commands, now_ns)
 
 
@@ -362,7 +362,7 @@ def _count_missed(state: RoundState) -> tuple[RoundState, list[Command]]:
 
 
 def _tick(state: RoundState, now_ns: int) -> Step:
-    if state.phase != "open":
+    if state.stage != "open":
         return _advance(state, [], now_ns)
     pulling, asked, given_up = pulls.tick(state.pulls, now_ns)
     state, commands = replace(state, pulls=pulling), list[Command](asked)
@@ -375,9 +375,9 @@ def _tick(state: RoundState, now_ns: int) -> Step:
 
 def _deadline(state: RoundState, commands: list[Command], now_ns: int) -> Step:
     """Close with quorum; else go on, with a fresh attempt for those whose answer was no."""
-    before = state.phase
+    before = state.stage
     state, commands = _close_if_quorum(state, commands)
-    if state.phase != before:
+    if state.stage != before:
         return state, commands
     accepted = sum(t.status == "accepted" for t in state.tasks.values())
     needed = state.rules.quorum
@@ -404,7 +404,7 @@ def _offer(state: RoundState, offer: Offer, now_ns: int) -> Step:
     if given is not None:
         return state, [Send(device, given), *_reassign(state, device)]
     task = state.tasks.get(device)
-    if state.phase != "open" or task is None or task.assignment.id != offer.assignment_id:
+    if state.stage != "open" or task is None or task.assignment.id != offer.assignment_id:
         return state, [Send(device, _receipt(offer, "late", "its round is over")), *_reassign(state, device)]
     if task.status in ANSWERED:
         return state, [Send(device, _receipt(offer, "late", "the assignment was answered before"))]

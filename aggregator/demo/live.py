@@ -27,7 +27,7 @@ from aggregator.run_events import (
 class Row:
     """What is known of a device right now."""
 
-    phase: str = "starting"
+    status: str = "starting"
     contribution: float | None = None
     weight: float | None = None
     sparsity: float | None = None
@@ -57,20 +57,20 @@ class View:
         """Fold one event in."""
         match event:
             case DeviceJoined(device=device):
-                self._row(device).phase = "joined"
+                self._row(device).status = "joined"
             case DeviceLeft(device=device):
-                self._row(device).phase = "left"
+                self._row(device).status = "left"
             case DeviceRestarted(device=device):
-                self._row(device).phase = "restarted"
+                self._row(device).status = "restarted"
                 self.notes.append(f"{device} died (status {event.exit_code}) and was started again")
             case Refused(device=device, reason=reason):
-                self._row(device).phase = "refused"
+                self._row(device).status = "refused"
                 self.notes.append(f"{device}: {reason}")
             case Noted(text=text):
                 self.notes.append(text)
             case RoundOpened(devices=devices):
                 for name in devices:
-                    self._row(name).phase = "training"
+                    self._row(name).status = "training"
             case UpdateJudged():
                 self._judged(event)
             case RoundCommitted():
@@ -82,7 +82,7 @@ class View:
 
     def _judged(self, event: UpdateJudged) -> None:
         row = self._row(event.device)
-        row.phase = event.verdict
+        row.status = event.verdict
         row.step_ms = event.step_ms_p50 or row.step_ms
         row.bytes_up += event.bytes
 
@@ -101,14 +101,14 @@ class View:
         table.add_column("device")
         for name in ("samples", "ψ", "weight", "sparsity", "step ms", "GFLOP", "kB up"):
             table.add_column(name, justify="right")
-        table.add_column("phase")
+        table.add_column("status")
         noisy = self.plan.noisy
         for (name, row), samples in zip(self.rows.items(), self.plan.sample_counts, strict=True):
             label = Text(name + (" (noisy)" if name in noisy else ""), style="yellow" if name in noisy else "")
             table.add_row(
                 label, str(samples), _number(row.contribution, "+.3f"), _number(row.weight, ".3f"),
                 _number(row.sparsity, ".1%"), _number(row.step_ms, ".3f"), f"{row.flops_executed / 1e9:.3f}",
-                f"{row.bytes_up / 1e3:.1f}", row.phase,
+                f"{row.bytes_up / 1e3:.1f}", row.status,
             )  # fmt: skip
         return table
 

@@ -46,9 +46,9 @@ def run_profile(request: Request, progress: Progress, carry: Carry = in_own_proc
         subject.supports(manifests[0], sparsity, request.seed)  # says what is wrong before minutes are spent
     record, detection = machine()
     before = preflight(record, plan, threads)
-    stages = 1 + len(request.artifacts) * len(request.sparsities)
+    job_count = 1 + len(request.artifacts) * len(request.sparsities)
     seconds = _ROOF_SECONDS_QUICK if plan.is_quick else _ROOF_SECONDS
-    roof = _roof(carry, RoofJob(threads=threads, seconds=seconds), detection, _part(progress, "", 0, stages))
+    roof = _roof(carry, RoofJob(threads=threads, seconds=seconds), detection, _part(progress, "", 0, job_count))
     cases: list[Case] = []
     failures: list[str] = []
     for folder, manifest in zip(request.artifacts, manifests, strict=True):
@@ -56,7 +56,7 @@ def run_profile(request: Request, progress: Progress, carry: Carry = in_own_proc
             job = _job(request, folder, sparsity, threads, roof, record, detection, has_soak=not cases)
             name = f"{manifest.engine} at sparsity {sparsity:g}: "
             try:
-                case = carry(job, _part(progress, name, 1 + len(cases) + len(failures), stages))
+                case = carry(job, _part(progress, name, 1 + len(cases) + len(failures), job_count))
             except EngineError as error:  # the other cases still count
                 failures.append(f"{name}{error}")
                 continue
@@ -136,11 +136,11 @@ def _subject(manifest: Manifest, seed: int) -> Subject:
     )
 
 
-def _part(progress: Progress, name: str, stage: int, stages: int) -> Progress:
-    """Progress of one stage as progress of the whole; within a case the repeats are most of the time."""
+def _part(progress: Progress, name: str, job_index: int, job_count: int) -> Progress:
+    """Progress of one job as progress of the whole; within a case the repeats are most of the time."""
 
     def hear(doing: str, share: float) -> None:
-        progress(name + doing, (stage + _within(doing, share)) / stages)
+        progress(name + doing, (job_index + _within(doing, share)) / job_count)
 
     return hear
 

@@ -90,7 +90,7 @@ def to_the_end(seed: int, world: World) -> Ended:
 def where(world: World) -> str:
     """How far everybody is."""
     shells = {p.client: p.shell and p.shell._state for p in world.processes.values()}
-    states = {c: s and (getattr(s, "activity", "") or (s.phase, s.round_index)) for c, s in shells.items()}
+    states = {c: s and (getattr(s, "activity", "") or (s.stage, s.round_index)) for c, s in shells.items()}
     tasks = getattr(shells[world.aggregator.client], "tasks", {})
     return f"{states}, tasks { ({d: t.status for d, t in tasks.items()}) }"
 

@@ -176,7 +176,7 @@ def aggregator_restart_before_the_commit() -> Talk:
     accepted = {d: fakes.offer(fakes.assignment(d)) for d in ("a", "b")}
     talk.state = before
     tasks = {d: type(before.tasks["a"])(fakes.assignment(d), "accepted", offer) for d, offer in accepted.items()}
-    talk.state = type(before)(before.rules, members=before.members, tasks=tasks, phase="open", update_bytes_max=1000)
+    talk.state = type(before)(before.rules, members=before.members, tasks=tasks, stage="open", update_bytes_max=1000)
     talk.restart()
     talk.say("all had answered, nothing was committed, and nobody is there to say anything")
     talk.wait(1)

@@ -137,7 +137,7 @@ class Shell:
         return self.happens(Tick())
 
     def close(self) -> list[rounds.Command]:
-        return self.happens(Closed()) if self.state.phase == "closing" else []
+        return self.happens(Closed()) if self.state.stage == "closing" else []
 
     def status(self) -> dict[str, str]:
         return {device: task.status for device, task in self.state.tasks.items()}
@@ -245,7 +245,7 @@ def test_a_later_round_waits_for_as_many_as_can_close_it(shell):
     shell.update("a")
     shell.happens(Heard("a", Goodbye(device="a", session="s1")))
     shell.update("b")
-    assert (shell.state.round_index, shell.state.phase) == (2, "gathering")
+    assert (shell.state.round_index, shell.state.stage) == (2, "gathering")
     assert OpenRound(2, 0, ("b", "c")) in shell.hello("c")
 
 
@@ -495,7 +495,7 @@ def test_where_nobody_can_be_served_the_run_waits_and_says_for_whom():
     shell.unservable = {"a", "b"}
     shell.hello("a")
     commands = shell.hello("b")
-    assert (shell.state.phase, shell.status(), dict(shell.state.members)) == ("gathering", {}, {})
+    assert (shell.state.stage, shell.status(), dict(shell.state.members)) == ("gathering", {}, {})
     assert [c.text for c in commands if isinstance(c, Note)] == [
         "round 1 waits for 2 more; no artifact can be made for a, b"
     ]
@@ -510,7 +510,7 @@ def test_the_first_round_waits_for_devices_min_that_can_be_served():
     shell.unservable = {"a"}
     shell.hello("a")
     commands = shell.hello("b")
-    assert shell.state.phase == "gathering"
+    assert shell.state.stage == "gathering"
     assert "round 1 waits for 1 more; no artifact can be made for a" in [c.text for c in commands if type(c) is Note]
     assert OpenRound(1, 0, ("b", "c")) in shell.hello("c")
 
@@ -531,7 +531,7 @@ def test_where_only_one_that_cannot_be_served_could_be_asked_again_the_others_ge
     shell.hello("c")
     shell.unservable = {"c"}
     assert unserved(shell.wait(60)) == ["c"]
-    assert (shell.state.phase, shell.status()) == ("open", {"a": "assigned", "b": "assigned"})
+    assert (shell.state.stage, shell.status()) == ("open", {"a": "assigned", "b": "assigned"})
     assert not any(isinstance(c, OpenRound) for c in shell.wait(59))
     shell.update("a")
     shell.update("b")
@@ -608,7 +608,7 @@ def test_the_last_round_releases_everybody_and_latecomers_too(shell):
         shell.update("a")
         commands = shell.update("b")
     assert commands[-1] == Broadcast(Release(reason="the run is finished"))
-    assert shell.state.phase == "finished"
+    assert shell.state.stage == "finished"
     assert sent(shell.hello("z"), Release) == ["z"]
     assert len(shell.closed) == 3
 
@@ -626,7 +626,7 @@ def closing() -> Shell:
     made.offer("b", UPDATE + b" that comes late")
     made.update("a")
     made.wait(60)
-    assert made.state.phase == "closing"
+    assert made.state.stage == "closing"
     return made
 
 
@@ -651,7 +651,7 @@ def test_devices_are_welcomed_while_a_round_closes_and_get_no_assignment_of_it(c
 def test_time_passes_while_a_round_closes_without_closing_it_twice(closing):
     assert closing.wait(1000) == []
     closing.close()
-    assert (closing.state.round_index, closing.state.phase) == (2, "open")
+    assert (closing.state.round_index, closing.state.stage) == (2, "open")
     assert len(closing.closed) == 1
 
 
@@ -725,7 +725,7 @@ def test_in_every_conversation(actions, quorum, devices_min, is_worker_slow):
     counted = [assignment for accepted in shell.closed for assignment in accepted.values()]
     assert len(counted) == len(set(counted))
     good = [assignment for (assignment, _), verdict in shell.verdicts.items() if verdict == "accepted"]
-    under_way = shell.state.round_index if shell.state.phase == "open" else None
+    under_way = shell.state.round_index if shell.state.stage == "open" else None
     assert set(counted) == {a for a in good if int(a.split("-")[1]) != under_way}
     assert len(good) == len(set(good)), "one update of an assignment is accepted"
     for command in shell.commands:

@@ -85,18 +85,18 @@ def test_a_person_sees_words(event, text, capsys):
 def test_the_demos_view_follows_every_device(tmp_path):
     view = View(make_plan(Options(devices=1, noise="none"), tmp_path), "title")
 
-    def phase_after(event) -> str:
+    def status_after(event) -> str:
         view.apply(event)
-        return view.rows["device-01"].phase
+        return view.rows["device-01"].status
 
-    assert phase_after(events.DeviceJoined(device="device-01", sample_count=1, members="1 of 1")) == "joined"
-    assert phase_after(events.RoundOpened(round_index=1, devices=["device-01"], sparsities=[0.8])) == "training"
+    assert status_after(events.DeviceJoined(device="device-01", sample_count=1, members="1 of 1")) == "joined"
+    assert status_after(events.RoundOpened(round_index=1, devices=["device-01"], sparsities=[0.8])) == "training"
     judged = events.UpdateJudged(device="device-01", verdict="accepted", reason="", bytes=5, step_ms_p50=2.0)
-    assert phase_after(judged) == "accepted"
-    assert phase_after(events.committed(RESULT)) == "accepted"
-    assert phase_after(DeviceRestarted(device="device-01", exit_code=-9)) == "restarted"
-    assert phase_after(events.Refused(device="device-01", reason="no memory")) == "refused"
-    assert phase_after(events.DeviceLeft(device="device-01", reason="stopped")) == "left"
+    assert status_after(judged) == "accepted"
+    assert status_after(events.committed(RESULT)) == "accepted"
+    assert status_after(DeviceRestarted(device="device-01", exit_code=-9)) == "restarted"
+    assert status_after(events.Refused(device="device-01", reason="no memory")) == "refused"
+    assert status_after(events.DeviceLeft(device="device-01", reason="stopped")) == "left"
     row = view.rows["device-01"]
     assert (row.contribution, row.weight, row.sparsity, row.step_ms, row.bytes_up) == (0.25, 0.5, 0.8, 2.0, 5)
     assert (row.flops_executed, view.round_index, view.bytes_up) == (7, 2, 10)
@@ -106,5 +106,5 @@ def test_the_demos_view_follows_every_device(tmp_path):
 def test_a_device_that_is_not_the_demos_breaks_no_view(tmp_path):
     view = View(make_plan(Options(devices=1, noise="none"), tmp_path), "title")
     view.apply(events.RoundOpened(round_index=1, devices=["stranger", "device-01"], sparsities=[0.8, 0.8]))
-    assert view.rows["device-01"].phase == "training"
+    assert view.rows["device-01"].status == "training"
     assert list(view.rows) == ["device-01"]

@@ -78,7 +78,7 @@ class Site:
         self.device_seat.take(Device(device, self.device_seat.surroundings))
 
     def until_closing(self) -> None:
-        assert self.timeline.run(lambda: self.aggregator._state.phase == "closing", 60.0)
+        assert self.timeline.run(lambda: self.aggregator._state.stage == "closing", 60.0)
 
     def pass_by(self, seconds: float) -> None:
         self.timeline.run(lambda: False, seconds)

@@ -98,11 +98,11 @@ def test_a_device_without_an_engine_that_can_be_served_is_told_why_and_ends_noth
     welcome = peer.heard[-1]
     assert isinstance(welcome, Welcome)
     assert welcome.unserved.startswith(f"no artifact can be made for engines {', '.join(engines) or '(none)'}: ")
-    assert (site.state.phase, site.members()) == ("gathering", [])
+    assert (site.state.stage, site.members()) == ("gathering", [])
     site.kill()
     site.start()
     site.passes(10)
-    assert site.state.phase == "gathering"
+    assert site.state.stage == "gathering"
     peer.hello(*engines)
     assert peer.of(Welcome)[-1].unserved == welcome.unserved
     assert peer.of(Assignment) == []
@@ -123,16 +123,16 @@ def test_one_that_cannot_be_served_disturbs_no_round_under_way(made):
     good, bad, other = (Peer(site, name) for name in ("good", "bad", "other"))
     good.hello("portable")
     bad.hello()
-    assert site.state.phase == "gathering", "the round is for two that can be served"
+    assert site.state.stage == "gathering", "the round is for two that can be served"
     other.hello("portable")
     assert sorted(site.state.tasks) == ["good", "other"]
     assert bad.of(Welcome)[-1].unserved
     bad.hello("nope")
-    assert (site.state.phase, sorted(site.state.tasks)) == ("open", ["good", "other"])
+    assert (site.state.stage, sorted(site.state.tasks)) == ("open", ["good", "other"])
     site.kill()
     site.start()
     site.passes(10)
-    assert (site.state.phase, sorted(site.state.tasks)) == ("open", ["good", "other"])
+    assert (site.state.stage, sorted(site.state.tasks)) == ("open", ["good", "other"])
 
 
 def test_a_member_on_disk_that_cannot_be_served_any_more_does_not_end_the_next_start(made):
@@ -145,6 +145,6 @@ def test_a_member_on_disk_that_cannot_be_served_any_more_does_not_end_the_next_s
     ledger.close()
     site.start()
     site.passes(10)
-    assert (site.state.phase, site.members()) == ("gathering", ["d1"])
+    assert (site.state.stage, site.members()) == ("gathering", ["d1"])
     Peer(site, "d3").hello("portable")
     assert sorted(site.state.tasks) == ["d1", "d3"]
