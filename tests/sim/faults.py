@@ -4,7 +4,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import msgspec
@@ -38,6 +38,11 @@ class Faults:
     refusal: float = 0.0
     goodbye: float = 0.0
     death: float = 0.0
+
+
+LOSS = Faults(loss=0.15, duplication=0.1, corruption=0.01, delay_s=4.0)
+CRASH = Faults(loss=0.05, duplication=0.05, delay_s=1.0, crash=0.02, crash_count_max=15, partition=0.01)
+TROUBLE = replace(CRASH, refusal=0.2, goodbye=0.005, death=0.002)
 
 
 class LossyBroker(MemoryBroker):

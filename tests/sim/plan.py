@@ -18,7 +18,7 @@ from aggregator.settings import (
 from device_runtime.wire.manifest import InputSpec
 from device_runtime.wire.settings import LinkSettings
 from tests.sim.engine import CLASSES, INPUT, MODEL
-from tests.sim.faults import Faults
+from tests.sim.faults import TROUBLE, Faults
 
 SITE = "site"
 
@@ -35,6 +35,9 @@ class Plan:
     quorum: int = 3
     deadline_s: float = 60.0
     faults: Faults = field(default_factory=Faults)
+
+
+TROUBLED = Plan(devices=4, exotic=1, quorum=2, deadline_s=20.0, faults=TROUBLE)
 
 
 def run_settings(plan: Plan, folder: Path) -> Settings:
