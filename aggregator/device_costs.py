@@ -67,14 +67,17 @@ def observations(
     results: Iterable[RoundResult], offers: Iterable[tuple[int, Offer]], engines: Mapping[str, str]
 ) -> dict[str, tuple[RoundTime, ...]]:
     """By device, what its accepted rounds took at their sparsity, on the engine it has now."""
-    sparsities = {(d.name, r.round_index): d.sparsity for r in results for d in r.devices}
+    sparsities: dict[str, dict[int, float]] = {}
+    for result in results:
+        for d in result.devices:
+            sparsities.setdefault(d.name, {})[result.round_index] = d.sparsity
     measured: dict[str, dict[int, Measurement]] = {}
     for index, offer in offers:
-        if (offer.device, index) in sparsities and offer.measurement.engine == engines.get(offer.device):
+        if index in sparsities.get(offer.device, {}) and offer.measurement.engine == engines.get(offer.device):
             measured.setdefault(offer.device, {})[index] = offer.measurement
     found = {}
     for device, rounds in measured.items():
-        own = {index: sparsity for (name, index), sparsity in sparsities.items() if name == device}
+        own = sparsities[device]
         times = (round_time(m, own[index], _upload(index, rounds, own)) for index, m in rounds.items())
         found[device] = tuple(time for time in times if time is not None)
     return found

@@ -118,7 +118,8 @@ class Ledger:
         """Record a round's assignments; a further attempt adds to the same round."""
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO rounds (round_index, attempt, update_bytes_max) VALUES (?, ?, ?) "
+                "INSERT INTO rounds (round_index, attempt, update_bytes_max, opened_at) "
+                "VALUES (?, ?, ?, strftime('%Y-%m-%d %H:%M:%f', 'now')) "
                 "ON CONFLICT (round_index) DO UPDATE SET attempt = excluded.attempt",
                 (round_index, attempt, update_bytes_max),
             )
@@ -126,6 +127,14 @@ class Ledger:
                 "INSERT OR IGNORE INTO assignments (id, round_index, device, body) VALUES (?, ?, ?, ?)",
                 [(a.id, round_index, a.device, msgspec.msgpack.encode(a)) for a in assignments],
             )
+
+    def seconds_since_opening(self, round_index: int) -> float:
+        """How long ago a round was first opened, by the machine's clock; 0 where that was set back since, or it was
+        never opened."""
+        row = self._db.execute(
+            "SELECT (julianday('now') - julianday(opened_at)) * 86400 FROM rounds WHERE round_index = ?", (round_index,)
+        ).fetchone()
+        return 0.0 if row is None else max(0.0, float(row[0]))
 
     def refuse(self, refusal: Refusal) -> None:
         """The device could not carry out the assignment."""
@@ -147,14 +156,13 @@ class Ledger:
             )
             self._add_traffic(db, round_index, traffic)
 
-    def commit_round(self, round_index: int, state_sha: str, result: object, traffic: Traffic) -> None:
+    def commit_round(self, round_index: int, state_sha: str, result: object) -> None:
         """The round is over: its state and result count from here on."""
         with self._transaction() as db:
             db.execute(
                 "UPDATE rounds SET state_sha = ?, result = ? WHERE round_index = ?",
                 (state_sha, msgspec.json.encode(result).decode(), round_index),
             )
-            self._add_traffic(db, round_index, traffic)
 
     def add_traffic(self, round_index: int, traffic: Traffic) -> None:
         """Add payload bytes that no other record carried."""
@@ -222,6 +230,12 @@ class Ledger:
             (first,),
         )
         return [(int(index), msgspec.msgpack.decode(offer, type=Offer)) for index, offer in rows]
+
+    def traffic_of(self, round_index: int) -> tuple[int, int]:
+        """Payload bytes up and down of all devices in a round."""
+        query = "SELECT total(bytes_up), total(bytes_down) FROM traffic WHERE round_index = ?"
+        up, down = self._db.execute(query, (round_index,)).fetchone()
+        return int(up), int(down)
 
     def traffic(self) -> dict[int, Traffic]:
         """Payload bytes up and down by round and device."""

@@ -97,8 +97,9 @@ class RoundWork:
         committed = self._ledger.last_committed()
         count = 0 if committed is None else committed[0]
         members = [hello for hello, member, _, _ in self._ledger.devices() if member]
-        opened = self._ledger.opened_round(count + 1)
-        return rounds.resume(self._settings.round_rules, members, count, opened, self._clock.monotonic_ns())
+        opened, now_ns = self._ledger.opened_round(count + 1), self._clock.monotonic_ns()
+        self._opened_ns = now_ns - int(self._ledger.seconds_since_opening(count + 1) * SECOND_NS)
+        return rounds.resume(self._settings.round_rules, members, count, opened, now_ns)
 
     # --- opening ----------------------------------------------------------------------------------------------
 
@@ -107,7 +108,8 @@ class RoundWork:
         servable, reasons = self._servable(command.devices, state)
         if reasons:
             return events.Unservable(reasons)
-        self._opened_ns = self._clock.monotonic_ns()
+        if command.attempt == 0:
+            self._opened_ns = self._clock.monotonic_ns()
         earlier = {device: task.assignment for device, task in state.tasks.items()}
         assignments, bytes_max = self._federation.assign(
             self._run_state,
@@ -203,7 +205,7 @@ class RoundWork:
         result = self._result(aggregated)
         if round_index >= self._settings.rounds.count:
             save_model(self._folder, round_index, self._federation, outcome)
-        self._ledger.commit_round(round_index, state_sha, result, {})
+        self._ledger.commit_round(round_index, state_sha, result)
         self._run_state = outcome.state
         self._blobs.keep_only(self._federation.artifacts.shas | {state_sha})
         self._tell(run_events.committed(result))
@@ -214,14 +216,14 @@ class RoundWork:
     def _result(self, aggregated: Aggregated) -> RoundResult:
         outcome = aggregated.outcome
         dense, sparse = outcome.evaluation.dense, outcome.evaluation.sparse
-        traffic = self._ledger.traffic().get(aggregated.round_index, {})
+        bytes_up, bytes_down = self._ledger.traffic_of(aggregated.round_index)
         return RoundResult(
             round_index=aggregated.round_index,
             accuracy_dense=dense.accuracy if dense else None,
             accuracy_sparse=sparse.accuracy if sparse else None,
             loss_sparse=sparse.loss if sparse else None,
-            bytes_up=sum(up for up, _ in traffic.values()),
-            bytes_down=sum(down for _, down in traffic.values()),
+            bytes_up=bytes_up,
+            bytes_down=bytes_down,
             wall_s=(self._clock.monotonic_ns() - self._opened_ns) / SECOND_NS,
             devices=device_rounds(self._federation, aggregated.assigned, aggregated.accepted, outcome),
         )

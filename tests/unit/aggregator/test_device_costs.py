@@ -151,3 +151,30 @@ def test_one_device_that_lies_about_its_times_moves_nobody_but_itself():
     chosen = Capability().sparsities(0.8, honest | {"pi-1": Known(observed=observed)}, {})
     assert {d: chosen[d] for d in honest} == dict.fromkeys(honest, 0.8)
     assert 0.8 <= chosen["pi-1"] <= 0.95
+
+
+class Counted(str):
+    """A device's name that counts how often it is compared with another."""
+
+    compared = 0
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+
+@pytest.mark.parametrize("count", [10, 100])
+def test_costs_are_gathered_in_time_that_grows_with_the_devices_and_not_with_their_square(count, monkeypatch):
+    monkeypatch.setattr(Counted, "compared", 0)
+    names = [Counted(f"pi-{number}") for number in range(count)]
+    results = [
+        msgspec.structs.replace(result(index, 0.8), devices=[device_round(name, 0.8) for name in names])
+        for index in range(1, 4)
+    ]
+    offers = [(index, fakes.offer(fakes.assignment(str(name), index))) for index in range(1, 4) for name in names]
+    found = observations(results, offers, dict.fromkeys(names, "fake"))
+    assert {len(times) for times in found.values()} == {3}
+    assert len(found) == count
+    assert Counted.compared <= 20 * count

@@ -142,10 +142,10 @@ def test_a_committed_round_is_the_last_one(ledger, path):
     assert ledger.last_committed() is None
     ledger.open_round(1, 0, 500, (A,))
     assert ledger.last_committed() is None
-    ledger.commit_round(1, "sha-1", {"round_index": 1}, {"a": (1, 2)})
+    ledger.commit_round(1, "sha-1", {"round_index": 1})
     ledger.open_round(2, 0, 500, (fakes.assignment("a", 2),))
     assert reopened(path).last_committed() == (1, "sha-1")
-    ledger.commit_round(2, "sha-2", {"round_index": 2}, {})
+    ledger.commit_round(2, "sha-2", {"round_index": 2})
     assert reopened(path).last_committed() == (2, "sha-2")
     assert reopened(path).results() == [{"round_index": 1}, {"round_index": 2}]
 
@@ -155,9 +155,23 @@ def test_traffic_adds_up_by_round_and_device(ledger, path):
     ledger.open_round(1, 0, 500, (A,))
     ledger.add_traffic(1, {"a": (1, 10), "b": (2, 20)})
     ledger.record_update(1, offer, receipt(offer), {"a": (100, 1000)})
-    ledger.commit_round(1, "sha", {}, {"b": (7, 0)})
+    ledger.add_traffic(1, {"b": (7, 0)})
     ledger.add_traffic(2, {"a": (5, 5)})
     assert reopened(path).traffic() == {1: {"a": (101, 1010), "b": (9, 20)}, 2: {"a": (5, 5)}}
+    assert [reopened(path).traffic_of(index) for index in (1, 2, 3)] == [(110, 1030), (5, 5), (0, 0)]
+
+
+def test_how_long_a_round_is_open_counts_from_its_first_attempt(ledger, path):
+    assert ledger.seconds_since_opening(1) == 0.0
+    ledger.open_round(1, 0, 500, (A, B))
+    assert 0.0 <= ledger.seconds_since_opening(1) < 60.0
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE rounds SET opened_at = datetime('now', '-100 seconds')")  # as a ledger of before has it
+    ledger.open_round(1, 1, 500, (B,))
+    assert 99.0 <= reopened(path).seconds_since_opening(1) < 160.0
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE rounds SET opened_at = datetime('now', '+100 seconds')")
+    assert reopened(path).seconds_since_opening(1) == 0.0
 
 
 def test_a_ledger_of_another_version_is_refused(path):
@@ -211,5 +225,5 @@ def test_accepted_offers_are_given_from_a_round_on_by_round_and_device(ledger, p
 def test_results_are_given_from_a_round_on(ledger, path):
     for index in (1, 2, 3):
         ledger.open_round(index, 0, 500, ())
-        ledger.commit_round(index, "ab", {"round_index": index}, {})
+        ledger.commit_round(index, "ab", {"round_index": index})
     assert reopened(path).results(first=2) == [{"round_index": 2}, {"round_index": 3}]

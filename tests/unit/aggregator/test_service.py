@@ -1,5 +1,6 @@
 """The aggregator's shell: what it does while a round closes on its worker, and how it stops then."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 from aggregator import service
 from aggregator.federation import Federation
 from aggregator.ledger import Ledger
-from aggregator.run_events import DeviceJoined, ProfileKept, RoundClosed, RoundCommitted, RunEvent
+from aggregator.run_events import DeviceJoined, ProfileKept, Refused, RoundClosed, RoundCommitted, RunEvent
 from aggregator.service import Aggregator
 from aggregator.simulation.memory_link import MemoryBroker
 from aggregator.simulation.seat import Seat
@@ -135,6 +136,16 @@ def test_every_listener_hears_the_same(tmp_path, monkeypatch):
     assert len(first) == 1
 
 
+def test_a_round_takes_from_its_first_opening_to_its_commit_over_every_attempt(site, monkeypatch):
+    fails = iter([True])
+    monkeypatch.setattr(engine.FakeTrainer, "fails", staticmethod(lambda: next(fails, False)))
+    site.until_closing()
+    site.pass_by(CLOSING_S + 1.0)
+    (result,) = site.happened(RoundCommitted)
+    assert [event.reason for event in site.happened(Refused)] == ["it will not do"]
+    assert 30.0 + CLOSING_S <= result.wall_s < 60.0 + CLOSING_S
+
+
 # --- stopping, on the machine's own clock and threads -----------------------------------------------------------------
 
 
@@ -177,6 +188,20 @@ def test_a_kill_while_a_round_closes_loses_nothing(site, again):
     assert committed(site) == 1
     (result,) = site.happened(RoundCommitted)
     assert [device.name for device in result.devices] == ["d0"]
+    aggregator.end()
+
+
+def test_a_round_goes_on_taking_time_after_a_restart(site, again):
+    aggregator = again()
+    with sqlite3.connect(Path(site.settings.run.folder) / "ledger.sqlite") as db:
+        db.execute("UPDATE rounds SET opened_at = datetime('now', '-1000 seconds')")
+    aggregator.end()
+    aggregator = again()
+    aggregator.begin()
+    aggregator.turn(None)
+    aggregator.turn(aggregator.inbox.take(60.0))
+    (result,) = site.happened(RoundCommitted)
+    assert 999.0 <= result.wall_s < 1060.0
     aggregator.end()
 
 
