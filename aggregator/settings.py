@@ -176,6 +176,12 @@ def check_settings(settings: Settings) -> None:
             f"[rates] sparsity_max is {furthest}, below [pruning] sparsity {settings.pruning.sparsity}: "
             "devices are only ever pruned further."
         )
+    moment, epochs = getattr(settings.topology, "after_epochs", 0), settings.training.local_epochs
+    if moment > epochs:
+        raise UsageError(
+            f"[topology] after_epochs is {moment}, and devices train {epochs} by [training] local_epochs: "
+            "masks can move after the last at the latest."
+        )
     _check_numbers(settings)
     if settings.pruning.dense_rounds >= settings.rounds.count:
         raise UsageError(

@@ -52,6 +52,28 @@ def test_run_with_kills_ends_as_if_undisturbed(
         _assert_as_if_undisturbed(run, undisturbed)
 
 
+# Devices move their masks in rounds 1 and 2, after half of their epochs.
+ADJUSTED = Options(
+    rounds=3, devices=3, seed=5,
+    tables={
+        "method": {"recipe": "feddst"}, "training": {"local_epochs": 120},
+        "topology": {"every_rounds": 1, "prune_share": 0.4, "after_epochs": 60, "end_round": 3},
+    },
+)  # fmt: skip
+
+
+def test_run_whose_devices_move_their_masks_ends_as_if_undisturbed(tmp_path: Path, broker: Broker) -> None:
+    expected = undisturbed_bytes(ADJUSTED, make_plan(ADJUSTED, tmp_path / "plan"), tmp_path / "in-process")
+    with fleet(ADJUSTED, tmp_path / "run", broker.port) as run:
+        run.start_all()
+        for round_index, (name, delay_s) in enumerate([("device-02", 0.5), ("aggregator", 0.4)], start=1):
+            run.wait_for("round_opened", round_index=round_index)
+            time.sleep(delay_s)
+            run.kill_and_restart(name)
+        run.finish()
+    assert params_bytes(run.folder) == expected
+
+
 def test_update_offered_before_a_kill_is_pulled_from_the_spool_after_it(
     tmp_path: Path, broker: Broker, undisturbed: bytes
 ) -> None:

@@ -33,6 +33,13 @@ def test_fixed_rates_ask_nothing_of_the_most():
     check_settings(settings(0.98))
 
 
+def test_masks_cannot_move_on_devices_after_the_last_epoch():
+    by_devices = {"kind": "by_devices", "after_epochs": 3}
+    check_settings(settings(topology=by_devices, training={"local_epochs": 3}))
+    with pytest.raises(UsageError, match=r"\[topology\] after_epochs is 3, and devices train 2"):
+        check_settings(settings(topology=by_devices, training={"local_epochs": 2}))
+
+
 @pytest.mark.parametrize(
     ("kind", "rates"),
     [
