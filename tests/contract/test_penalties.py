@@ -11,7 +11,7 @@ from aggregator.settings import ModelSection, RunSection, Settings, TrainingSect
 from device_runtime.engines import Trainer, available_engines, open_engine
 from device_runtime.wire.errors import EngineError, UsageError
 from device_runtime.wire.manifest import InputSpec
-from device_runtime.wire.support import FloatArray, cut
+from device_runtime.wire.support import FloatArray, Support, cut
 
 LR = 0.25
 PLAIN = TrainingSection(optimizer="sgd", momentum=0.0)
@@ -33,8 +33,9 @@ def stepped(folder: Path, steps: int, **training: float) -> list[Params]:
     run = federation(folder, **training)
     name, _ = run.artifacts.for_engines(["portable"])
     trainer: Trainer = open_engine(name).open(run.artifacts.folder(name), threads=1, seed=0)
-    state = run.start()
-    trainer.load(cut(state.model.theta, run.supports(state)), reset_optimizer=True)
+    model = run.start().model
+    supports = {name: Support.from_mask(mask) for name, mask in model.masks.items()}
+    trainer.load(cut(model.theta, supports), reset_optimizer=True)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(8, 6)).astype(np.float32), rng.integers(0, 3, 8)
     seen = [{n: k.dense() for n, k in trainer.kept().items()}]
