@@ -1,6 +1,6 @@
 """One run of the demo from plan to result: broker, processes, events; and the runs it is compared with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,6 +10,7 @@ from aggregator.demo.interruption import Interruption
 from aggregator.demo.plan import Options, Plan, make_plan, write_plan
 from aggregator.demo.processes import Event, Processes
 from aggregator.results import RunResult
+from aggregator.run_events import DeviceLeft, RoundOpened
 from aggregator.run_folder import read_result, write_result
 from device_runtime.wire.errors import UsageError
 
@@ -30,13 +31,26 @@ def run_demo(options: Options, plan: Plan, broker_choice: str, show: Show) -> Ru
                 processes.start_aggregator()
                 for device in plan.devices:
                     processes.start_device(device.name, Path(device.folder) / "device.toml")
-                for event in processes.follow():
+                for event in _until_one_is_missing(processes.follow()):
                     show(event)
         finally:
             broker.stop()
     result = _with_noise(read_result(plan.folder), plan)
     write_result(plan.folder, result)
     return result
+
+
+def _until_one_is_missing(events: Iterator[Event | None]) -> Iterator[Event | None]:
+    """The events, as long as round 1 can open: it waits for every device of the demo.
+
+    Raises UsageError with the reason of one that leaves before: no artifact can be made for its engine.
+    """
+    opened = False
+    for event in events:
+        opened = opened or isinstance(event, RoundOpened)
+        if isinstance(event, DeviceLeft) and not opened:
+            raise UsageError(f"{event.device} cannot take part: {event.reason}")
+        yield event
 
 
 def _with_noise(result: RunResult, plan: Plan) -> RunResult:
