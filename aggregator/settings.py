@@ -18,8 +18,9 @@ from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import InputSpec, Loss, OptimizerName
 from device_runtime.wire.messages import Hyper
 from device_runtime.wire.names import check_name
-from device_runtime.wire.settings import LinkSettings, check_link, convert_settings, read_toml
+from device_runtime.wire.settings import LinkSettings, check_link, convert_settings
 from device_runtime.wire.submodel import ValueType
+from device_runtime.wire.toml import read_toml
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

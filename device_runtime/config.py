@@ -55,6 +55,6 @@ def load_device_settings(path: Path) -> DeviceSettings:
 def read_settings_file(path: Path) -> str:
     """The text of a settings file. Raises UsageError when it cannot be read."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")  # TOML is, whatever the locale
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the settings file {str(path)!r} cannot be read: {error}.") from error

@@ -26,6 +26,7 @@ from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.limits import DEVICE_COUNT_MAX
 from device_runtime.wire.settings import LinkSettings
+from device_runtime.wire.toml import to_toml
 from export.models.sources import load_model
 
 SITE = "demo"
@@ -127,18 +128,14 @@ def device_arrays(options: Options, plan: Plan) -> list[tuple[np.ndarray, np.nda
 
 def write_plan(options: Options, plan: Plan, host: str, port: int) -> None:
     """Write the run folder: held-out data, every device's data and settings, the aggregator's settings."""
-    import tomli_w
-
-    def toml(settings: msgspec.Struct) -> bytes:
-        return tomli_w.dumps(msgspec.to_builtins(settings)).encode()
-
     link = msgspec.structs.replace(plan.settings.link, host=host, port=port)
     _savez(plan.folder / "held_out.npz", x_test=plan.dataset.x_test, y_test=plan.dataset.y_test)
     for device, (x, y) in zip(plan.devices, device_arrays(options, plan), strict=True):
         folder = Path(device.folder)
         _savez(folder / "data.npz", x=x, y=y)
-        write_atomic(folder / "device.toml", toml(msgspec.structs.replace(device, link=link)))
-    write_atomic(plan.folder / "aggregator.toml", toml(msgspec.structs.replace(plan.settings, link=link)))
+        write_atomic(folder / "device.toml", to_toml(msgspec.to_builtins(msgspec.structs.replace(device, link=link))))
+    settings = msgspec.structs.replace(plan.settings, link=link)
+    write_atomic(plan.folder / "aggregator.toml", to_toml(msgspec.to_builtins(settings)))
 
 
 def _savez(path: Path, **arrays: np.ndarray) -> None:

@@ -6,19 +6,10 @@ import sys
 
 from device_runtime.doctor.finding import Answer, Finding, Patient, not_checked
 from device_runtime.engines.registry import engine_kinds
-from device_runtime.wire.errors import EngineError
+from device_runtime.wire.errors import EngineError, UsageError
+from firmware_profiles.base_install import base_install
 
 PYTHON_MIN = (3, 11)
-# The base install of pyproject.toml, which a test compares.
-REQUIRED = {
-    "numpy": (1, 26),
-    "paho-mqtt": (2, 1),
-    "safetensors": (0, 5),
-    "msgspec": (0, 19),
-    "backports.zstd": (1, 3),
-    "typer": (0, 15),
-    "rich": (13,),
-}
 # All of these own the folder `onnxruntime`.
 RUNTIMES = (
     "onnxruntime",
@@ -56,19 +47,21 @@ def check_python(patient: Patient) -> list[Finding]:
 
 
 def check_packages(patient: Patient) -> list[Finding]:
-    """Every package of the base install is there, and new enough."""
+    """Every package of the base install is there, in a version that will do; runtimes have a check of their own."""
+    try:
+        wanted = [r for r in base_install() if r.name not in RUNTIMES]
+    except UsageError as error:
+        return not_checked("packages", str(error), REINSTALL)
     findings = []
-    for name, least in REQUIRED.items():
-        if name == "backports.zstd" and sys.version_info >= (3, 14):
-            continue
-        version = installed(name)
-        wanted = ".".join(str(v) for v in least)
-        remedy = f"pip install '{name}>={wanted}'"
+    for requirement in wanted:
+        version = installed(requirement.name)
+        remedy = f"pip install '{requirement.name}{requirement.specifier}'"
         if version is None:
-            findings.append(Finding("packages", "failed", f"{name} is not installed", remedy))
-        elif numbers(version) < least:
-            findings.append(Finding("packages", "failed", f"{name} {version} is older than {wanted}", remedy))
-    words = ", ".join(f"{name} {installed(name)}" for name in REQUIRED if installed(name))
+            findings.append(Finding("packages", "failed", f"{requirement.name} is not installed", remedy))
+        elif not requirement.specifier.contains(version, prereleases=True):
+            found = f"{requirement.name} is {version}, and {requirement.specifier} is needed"
+            findings.append(Finding("packages", "failed", found, remedy))
+    words = ", ".join(f"{r.name} {installed(r.name)}" for r in wanted)
     return findings or [Finding("packages", "ok", words)]
 
 

@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -10,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from device_runtime.wire.errors import UsageError
+from device_runtime.wire.toml import read_toml
 
 S = TypeVar("S")
 
@@ -49,14 +49,6 @@ def parse_settings(text: str, type_: type[S], source: str) -> S:
     Raises UsageError naming `source`, the key, and what would be right.
     """
     return convert_settings(read_toml(text, source), type_, source)
-
-
-def read_toml(text: str, source: str) -> dict[str, Any]:
-    """The tables of TOML `text`. Raises UsageError naming `source` and the line."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{source} is not valid TOML: {error}.") from error
 
 
 def convert_settings(

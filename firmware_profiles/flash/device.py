@@ -1,12 +1,12 @@
 """One device to be: what the options of `espalier flash` say of it, checked, and its settings file. Pure."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.names import check_name
+from device_runtime.wire.toml import to_toml
 from firmware_profiles.schema import Board
 
 _SSID_MAX, _PASSPHRASE = 32, range(8, 64)
@@ -66,27 +66,19 @@ def _check_wifi(wifi: Wifi) -> None:
         raise UsageError("--wifi-country must be two capital letters, such as DE; radios are off without it.")
 
 
-def device_settings(device: Device) -> str:
+def device_settings(device: Device) -> bytes:
     """The device's TOML file: what `espalier device run --config` reads."""
-    board = device.board.onnxruntime.intra_threads
-    text = json.dumps  # a JSON string is a TOML string
-    lines = [
-        "# Written by espalier flash.",
-        f"name = {text(device.name)}",
-        'folder = "/var/lib/espalier"',
-        f"threads = {int(board.value) if board else 0}",
-        "leave_when_released = false",
-        "",
-        "[data]",
-        f"source = {text(device.data)}",
-        "",
-        "[link]",
-        f"host = {text(device.host)}",
-        f"port = {device.port}",
-        f"site = {text(device.site)}",
-        "allow_unsigned = true",
-    ]
+    threads = device.board.onnxruntime.intra_threads
+    link = {"host": device.host, "port": device.port, "site": device.site, "allow_unsigned": True}
     keys = {"ca": "ca.crt", "certificate": "device.crt", "key": "device.key", "password_file": "password"}
-    lines += [f'{key} = "/etc/espalier/secrets/{name}"' for key, name in keys.items() if name in device.secrets]
-    lines += [f"username = {text(device.username)}"] if device.username else []
-    return "\n".join(lines) + "\n"
+    link |= {key: f"/etc/espalier/secrets/{name}" for key, name in keys.items() if name in device.secrets}
+    link |= {"username": device.username} if device.username else {}
+    tables = {
+        "name": device.name,
+        "folder": "/var/lib/espalier",
+        "threads": int(threads.value) if threads else 0,
+        "leave_when_released": False,
+        "data": {"source": device.data},
+        "link": link,
+    }
+    return b"# Written by espalier flash.\n" + to_toml(tables)

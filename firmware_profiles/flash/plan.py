@@ -89,7 +89,7 @@ def payload(device: Device, wheels: Mapping[str, bytes]) -> dict[str, bytes]:
     out |= {f"{FOLDER}/units/{name}": _resource("firmware_profiles.units", name) for name in UNITS}
     out[f"{FOLDER}/releases.py"] = _resource("firmware_profiles", "releases.py")
     out[f"{FOLDER}/install.py"] = _resource("firmware_profiles.flash", "first_boot.py")
-    out[f"{FOLDER}/device.toml"] = device_settings(device).encode()
+    out[f"{FOLDER}/device.toml"] = device_settings(device)
     wanted = {"version": VERSION, "name": device.name, "board": device.board.id, "flashed_s": device.flashed_s}
     out[f"{FOLDER}/install.json"] = to_json(wanted)
     return out

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 
 from device_runtime.wire.errors import UsageError
 from firmware_profiles.flash.device import Device, Wifi
@@ -14,6 +15,7 @@ SEED_MOUNT = "/run/espalier-seed"
 FIRSTRUN_MARK = "# Written by espalier flash. Runs once, at first boot."
 FIRSTRUN_BEFORE = f"{FOLDER}/firstrun-before.sh"
 WIFI_SECRET = "wifi.nmconnection"
+_ESCAPED = re.compile("[\x7f-\uffff]")
 
 
 def user_data(device: Device, before: bytes) -> bytes:
@@ -131,7 +133,7 @@ def firstrun(device: Device, theirs: bool) -> str:
             f"useradd --create-home --shell /bin/bash --groups sudo,video {device.user}",
             f"usermod --append --groups gpio {device.user}",  # by itself: not every system has this group
             f"install -d -m 0700 -o {device.user} -g {device.user} {home}/.ssh",
-            f"printf '%s\\n' {_shell(device.ssh_key)} > {home}/.ssh/authorized_keys",
+            f"printf '%s\\n' {shlex.quote(device.ssh_key)} > {home}/.ssh/authorized_keys",
             f"chown {device.user}:{device.user} {home}/.ssh/authorized_keys",
             f"echo '{device.user} ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/010_espalier",
             "chmod 0440 /etc/sudoers.d/010_espalier",
@@ -168,9 +170,10 @@ def instance_id(device: Device) -> str:
 
 
 def to_json(value: object) -> bytes:
-    """JSON for people to read."""
-    return (json.dumps(value, indent=2) + "\n").encode()
+    """JSON for people to read, which is YAML too: cloud-init and netplan read it as such.
 
-
-def _shell(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
+    YAML's \\u means one character and knows no pairs of surrogates, so what lies beyond the basic plane stands as it
+    is; what YAML would take for the end of a line, or for nothing printable, is escaped as in plain JSON.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return (_ESCAPED.sub(lambda m: f"\\u{ord(m[0]):04x}", text) + "\n").encode()

@@ -12,22 +12,11 @@ import msgspec
 
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.version import VERSION
+from firmware_profiles.base_install import base_install, board_environment
 
 LOCK = "requirements.lock"
 INDEX = "wheelhouse.json"
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-# The base install of pyproject.toml as a 64-bit ARM board resolves it; a test compares. They are written out because
-# pip evaluates markers for the machine that it runs on, not for the one that it downloads for.
-REQUIREMENTS = (
-    "numpy>=1.26",
-    "paho-mqtt>=2.1,<3",
-    "safetensors>=0.5",
-    "msgspec>=0.19",
-    "typer>=0.15",
-    "rich>=13",
-    "onnxruntime>=1.22",
-)
-BEFORE_3_14 = ("backports.zstd>=1.3",)
 GLIBC = ("2_28", "2_27", "2_17")
 DOWNLOAD_TIMEOUT_S = 1800
 _WHEEL = re.compile(
@@ -64,7 +53,8 @@ def gather(folder: Path, python: str, own: Path | None, run: Callable[[list[str]
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"the folder {str(folder)!r} is not empty; give a new one.")
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [*REQUIREMENTS, *(() if python == "3.14" else BEFORE_3_14)]
+    # Without markers: pip evaluates them for the machine that it runs on, not for the one that it downloads for.
+    wanted = [f"{r.name}{r.specifier}" for r in base_install(board_environment(python))]
     if own is None:
         run([*_download(folder, python), "--no-deps", f"espalier-fl=={VERSION}"])
     elif not _WHEEL.fullmatch(own.name) or not own.is_file():

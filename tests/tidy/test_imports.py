@@ -129,7 +129,8 @@ def test_importing_a_part_of_the_device_package_runs_nothing_else() -> None:
 def test_only_declared_libraries_are_imported() -> None:
     declared = {
         "numpy", "paho", "msgspec", "safetensors", "backports", "typer", "rich", "onnxruntime",  # the device
-        "onnx", "onnx_ir", "matplotlib", "tomli_w", "torch",  # extras
+        "tomli_w", "packaging",
+        "onnx", "onnx_ir", "matplotlib", "torch",  # extras
         "ai_edge_litert", "ai_edge_quantizer", "flatbuffers",  # extras for TFLite
         "google",  # protobuf's errors, which onnx raises
     }  # fmt: skip

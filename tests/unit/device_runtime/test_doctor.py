@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tomllib
 from pathlib import Path
 
 import msgspec
@@ -16,6 +15,7 @@ from device_runtime.doctor.examination import CHECKS, examine, report
 from device_runtime.doctor.finding import Answer, Finding, Patient, run_program
 from device_runtime.engines import available_engines, onnxruntime_import
 from device_runtime.profile.record import encode_profile
+from firmware_profiles import base_install
 from firmware_profiles.detect import detect_board
 from tests.profiles import make_case, make_profile
 from tests.toy_engine import install_toy
@@ -43,14 +43,21 @@ def device(folder: Path, data: str) -> DeviceSettings:
 # --- software ---------------------------------------------------------------------------------------------------
 
 
-def test_the_packages_looked_for_are_those_of_the_base_install() -> None:
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
-    declared = {}
-    for line in project["dependencies"]:
-        name, _, rest = line.partition(">=")
-        if not name.startswith("onnxruntime"):
-            declared[name] = software.numbers(rest.split(",")[0].split(";")[0].strip())
-    assert declared == software.REQUIRED
+@pytest.mark.parametrize(
+    ("version", "found"), [(None, "rich is not installed"), ("12.9", "rich is 12.9, and >=13 is needed")]
+)
+def test_a_package_that_is_missing_or_too_old_is_told_with_what_mends_it(
+    version: str | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = software.installed
+    monkeypatch.setattr(software, "installed", lambda name: version if name == "rich" else real(name))
+    finding = only(software.check_packages(patient(tmp_path)))
+    assert (finding.status, finding.found, finding.remedy) == ("failed", found, "pip install 'rich>=13'")
+
+
+def test_without_metadata_nothing_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base_install, "DISTRIBUTION", "espalier-of-nobody")
+    assert only(software.check_packages(patient(tmp_path))).status == "not checked"
 
 
 def test_this_environment_is_healthy(tmp_path: Path) -> None:
