@@ -131,12 +131,12 @@ def _received(state: AgentState, message: Message, now_ns: int) -> Step:
 def _welcome(state: AgentState, welcome: Welcome, now_ns: int) -> Step:
     heartbeat_ns = int(welcome.heartbeat_s * SECOND_NS)
     activity: Activity = "waiting" if state.activity == "greeting" else state.activity
-    told = state.unserved
+    before = state.unserved
     state = replace(
         state, activity=activity, heartbeat_ns=heartbeat_ns, hello_due_ns=now_ns + heartbeat_ns,
         unserved=welcome.unserved,
     )  # fmt: skip
-    if welcome.unserved in ("", told):  # every heartbeat is answered with it
+    if welcome.unserved in ("", before):  # every heartbeat is answered with it
         return state, []
     return state, [Warn(f"the aggregator waits for another engine of this device: {welcome.unserved}")]
 

@@ -65,7 +65,7 @@ def load_measured(folder: Path) -> MeasuredBoard | None:
 
 
 def roofs(board: Board, measured: MeasuredBoard | None) -> Roofs:
-    """The board's limits: what it measured of itself, else what the static profile knows.
+    """The board's limits: what it measured of itself, else what its file knows.
 
     A limit is the best that was seen: all cores can do at least what one did, whatever else ran at the time.
     """

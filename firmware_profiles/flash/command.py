@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as ProgressBar
 
 from device_runtime.wire.errors import UsageError
 from firmware_profiles.catalogue import load_board
 from firmware_profiles.flash.device import Device, Wifi
 
 if TYPE_CHECKING:
-    from firmware_profiles.flash.disk_image import Progress as Told
+    from firmware_profiles.flash.disk_image import Progress
 
 app = typer.Typer(add_completion=False, help="Prepare a card for a board.", no_args_is_help=True)
 Board = Annotated[str, typer.Option("--board", help="The board's id; espalier boards lists them.")]
@@ -73,7 +74,7 @@ def image(
     secrets = read_secrets(ca, certificate, key, password_file)
     network = _wifi(wifi, wifi_password_file, wifi_country)
     device = make_device(board, name, gateway, site, username, data, secrets, ssh_key, user, network)
-    record = _shown(lambda told: provision_image(source, out, device, wheelhouse, sha256, told))
+    record = _shown(lambda progress: provision_image(source, out, device, wheelhouse, sha256, progress))
     _tell(record, f"{out} is ready; write it with Raspberry Pi Imager or dd. {_keep_manifest(out, record)}", json)
 
 
@@ -104,7 +105,7 @@ def card(
     secrets = read_secrets(ca, certificate, key, password_file)
     network = _wifi(wifi, wifi_password_file, wifi_country)
     device = make_device(board, name, gateway, site, username, data, secrets, ssh_key, user, network)
-    record = _shown(lambda told: provision_card(folder, device, wheelhouse, told))
+    record = _shown(lambda progress: provision_card(folder, device, wheelhouse, progress))
     _tell(record, f"{folder} is ready; unmount it, and start the board with it", json)
 
 
@@ -135,7 +136,7 @@ def seed(
     secrets = read_secrets(ca, certificate, key, password_file)
     network = _wifi(wifi, wifi_password_file, wifi_country)
     device = make_device(board, name, gateway, site, username, data, secrets, ssh_key, user, network)
-    record = _shown(lambda told: provision_seed(out, device, wheelhouse, told))
+    record = _shown(lambda progress: provision_seed(out, device, wheelhouse, progress))
     _tell(
         record, f"{out} is ready; give it to the board as a second disk or stick. {_keep_manifest(out, record)}", json
     )
@@ -224,10 +225,10 @@ def _read(path: Path, option: str) -> bytes:
         raise UsageError(f"{option} {str(path)!r} cannot be read: {error.strerror}.") from error
 
 
-def _shown(work: "Callable[[Told], dict[str, Any]]") -> dict[str, Any]:
+def _shown(work: "Callable[[Progress], dict[str, Any]]") -> dict[str, Any]:
     """The result of `work`, which tells a bar how far it is."""
     columns = (TextColumn("{task.description}"), BarColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading", total=None)
         return work(lambda what, done, total: bar.update(task, description=what, completed=done, total=total))
 
