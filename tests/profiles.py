@@ -1,10 +1,10 @@
 """Profiles for tests: whole records, made of the structs that the profile run fills, with one call."""
 
 from device_runtime.profile import record
-from device_runtime.profile.record import absent, derived, measured
+from device_runtime.profile.values import Distribution, PhaseSamples, Value, absent, derived, measured
 
 NONE = absent("B", "not given")
-NO_PHASE = record.PhaseSamples(source="absent", note="offline")
+NO_PHASE = PhaseSamples(source="absent", note="offline")
 
 
 def make_case(
@@ -13,7 +13,7 @@ def make_case(
     kind: record.VerdictKind = "valid",
     ms: float = 10.0,
     layers: record.Layers | None = None,
-    joules: record.Value = NONE,
+    joules: Value = NONE,
     batch: int = 32,
 ) -> record.Case:
     """A case whose every step took `ms` milliseconds."""
@@ -39,7 +39,7 @@ def make_case(
         load=NO_PHASE,
         serialise=NO_PHASE,
         upload=NO_PHASE,
-        step=record.Distribution(count=30, min=ns, p50=ns, p90=ns + 1000, p99=ns + 9000, mad=10),
+        step=Distribution(count=30, min=ns, p50=ns, p90=ns + 1000, p99=ns + 9000, mad=10),
         repeats=(repeat,) * 3,
         spread=derived(0.01, "1"),
         steps_per_second=derived(1e9 / ns, "1/s"),

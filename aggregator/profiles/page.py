@@ -21,7 +21,8 @@ from aggregator.report.page import (
     tile,
 )
 from aggregator.report.plots import Plot
-from device_runtime.profile.record import Case, Layers, Profile, Value
+from device_runtime.profile.record import Case, Layers, Profile
+from device_runtime.profile.values import Value
 from device_runtime.profile.words import soak_sentence
 
 _PICTURED_MAX = 6  # cases whose layers are drawn; the tables have all

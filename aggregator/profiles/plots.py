@@ -20,7 +20,8 @@ from aggregator.report.looks import (
 )
 from aggregator.report.page import Key, si, si_scale
 from aggregator.report.plots import HALF, WIDE, Plot
-from device_runtime.profile.record import Layer, Soak, Value
+from device_runtime.profile.record import Layer, Soak
+from device_runtime.profile.values import Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

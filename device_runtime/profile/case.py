@@ -24,19 +24,9 @@ from device_runtime.profile.instruments import Instruments, memory
 from device_runtime.profile.layers import layers_of, run_traced
 from device_runtime.profile.methodology import Times, cool_down, distribution, repeat, warm_up
 from device_runtime.profile.phase_samples import sample
-from device_runtime.profile.record import (
-    Case,
-    Cold,
-    Layers,
-    Repeat,
-    Soak,
-    SoakMinute,
-    Value,
-    absent,
-    derived,
-    measured,
-)
+from device_runtime.profile.record import Case, Cold, Layers, Repeat, Soak, SoakMinute
 from device_runtime.profile.tally import CaseJob, Findings, payload, tally
+from device_runtime.profile.values import Value, absent, derived, measured
 from device_runtime.training import Workbench
 from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, decode_manifest
 

@@ -11,7 +11,8 @@ from device_runtime.metering.energy import Meter
 from device_runtime.metering.memory import MemoryUse, memory_use
 from device_runtime.metering.others import Ticks, stolen, taken_by_others, ticks
 from device_runtime.metering.thermal import Thermometer, Throttling, events_between
-from device_runtime.profile.record import Energy, Memory, Repeat, Source, Value, absent, derived, labelled, measured
+from device_runtime.profile.record import Energy, Memory, Repeat
+from device_runtime.profile.values import Source, Value, absent, derived, labelled, measured
 
 
 @dataclass(frozen=True, slots=True)

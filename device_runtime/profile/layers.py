@@ -14,9 +14,10 @@ from device_runtime.data import Samples
 from device_runtime.engines.kind import Tracer
 from device_runtime.engines.trace import PARTS, Node, Place
 from device_runtime.profile.methodology import ShareDone
-from device_runtime.profile.record import Layer, Layers, Roof, derived, measured
+from device_runtime.profile.record import Layer, Layers, Roof
 from device_runtime.profile.roofline import point
 from device_runtime.profile.subject import Sent
+from device_runtime.profile.values import derived, measured
 from device_runtime.training import Workbench
 from device_runtime.wire.cost import Flops, KernelCost, NodeCost
 from device_runtime.wire.manifest import Manifest

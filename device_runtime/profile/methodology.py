@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from device_runtime.profile.record import Distribution, Plan, Value, WarmUp, absent, derived
+from device_runtime.profile.record import Plan, WarmUp
+from device_runtime.profile.values import Distribution, Value, absent, derived
 from device_runtime.wire.measurement import percentile
 
 WITHIN = 0.05  # warm-up windows and repeats agree within this

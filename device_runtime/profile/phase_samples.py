@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from device_runtime.profile.record import PhaseSamples
+from device_runtime.profile.values import PhaseSamples
 from device_runtime.wire.errors import LocalWireError
 
 OFFLINE = PhaseSamples(source="absent", note="an offline profile moves no bytes; a round's measurement has this phase")

@@ -9,7 +9,8 @@ from device_runtime.metering.emulation import emulated_by, hypervisor
 from device_runtime.metering.memory import memory_use
 from device_runtime.metering.system import usable_cores
 from device_runtime.metering.thermal import Thermometer, Throttling, latched, now
-from device_runtime.profile.record import Machine, Plan, Preflight, measured
+from device_runtime.profile.record import Machine, Plan, Preflight
+from device_runtime.profile.values import measured
 from device_runtime.wire.version import VERSION
 from firmware_profiles.detect import Detection, detect_board
 

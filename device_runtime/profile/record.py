@@ -1,94 +1,19 @@
-"""The record of a profile run: its JSON, version 1, each value with where it comes from.
+"""The record of a profile run: its JSON, version 1, each value with where it comes from."""
 
-A value is measured (read from a clock, the kernel or a sensor), derived (computed from others), estimated (a fitted
-model of a sensor), datasheet (a board file's number) or absent (null, with the reason). None of them is ever another.
-"""
-
-import math
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from device_runtime.profile.values import Distribution, PhaseSamples, Strict, Value
 from device_runtime.wire.errors import UsageError
 
-Source = Literal["measured", "derived", "estimated", "datasheet", "absent"]
 VerdictKind = Literal["valid", "throttled", "under-voltage", "noisy", "emulated"]
 Bound = Literal["compute", "memory", ""]
 FORMAT: Literal["espalier-profile"] = "espalier-profile"
 
 
-class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A record that refuses keys it does not know."""
-
-
-class Value(_Strict, frozen=True, kw_only=True):
-    """One number, its unit and its source; `note` says why it is absent, or how it came about."""
-
-    value: float | int | None
-    unit: str
-    source: Source
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        if (self.value is None) != (self.source == "absent"):
-            raise ValueError("a value is a number exactly when it is not absent")
-        if self.value is not None and not _is_finite(self.value):
-            raise ValueError("a value is a finite number")
-
-
-def _is_finite(value: float | int) -> bool:
-    """Whether a float can hold it: JSON knows integers of any length."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def absent(unit: str, reason: str) -> Value:
-    """A value that this system does not give, and why."""
-    return Value(value=None, unit=unit, source="absent", note=reason)
-
-
-def labelled(source: Source, value: float | int | None, unit: str, note: str = "", *, reason: str = "") -> Value:
-    """A value of that source, or absent where there is no finite number; `reason` then says why."""
-    if value is None or not math.isfinite(value):
-        return absent(unit, reason or "the system does not give it")
-    return Value(value=value, unit=unit, source=source, note=note)
-
-
-def measured(value: float | int | None, unit: str, note: str = "", *, reason: str = "") -> Value:
-    """A value read from a clock, the kernel or a sensor."""
-    return labelled("measured", value, unit, note, reason=reason)
-
-
-def derived(value: float | int | None, unit: str, note: str = "", *, reason: str = "") -> Value:
-    """A value computed from others."""
-    return labelled("derived", value, unit, note, reason=reason)
-
-
-class Distribution(_Strict, frozen=True, kw_only=True):
-    """Times in ns by nearest rank; `mad` is the median absolute deviation from the median."""
-
-    source: Literal["measured"] = "measured"
-    count: int
-    min: int
-    p50: int
-    p90: int
-    p99: int
-    mad: int
-
-
-class PhaseSamples(_Strict, frozen=True, kw_only=True):
-    """Every sample of a phase in ns, in order: wall time, and CPU time of all threads. Empty when absent."""
-
-    source: Literal["measured", "absent"]
-    wall_ns: tuple[int, ...] = ()
-    cpu_ns: tuple[int, ...] = ()
-    note: str = ""
-
-
-class Plan(_Strict, frozen=True, kw_only=True):
+class Plan(Strict, frozen=True, kw_only=True):
     """The method: see docs/reference/profile.md. Times in seconds."""
 
     repeats: int = 5
@@ -104,7 +29,7 @@ class Plan(_Strict, frozen=True, kw_only=True):
     is_quick: bool = False
 
 
-class Cold(_Strict, frozen=True, kw_only=True):
+class Cold(Strict, frozen=True, kw_only=True):
     """The first time of everything, in a fresh process: never part of the repeats."""
 
     import_engine: Value
@@ -113,7 +38,7 @@ class Cold(_Strict, frozen=True, kw_only=True):
     first_step: Value
 
 
-class WarmUp(_Strict, frozen=True, kw_only=True):
+class WarmUp(Strict, frozen=True, kw_only=True):
     """Steps that were run and thrown away; stable once two windows of steps agree within 5 %."""
 
     steps: int
@@ -121,7 +46,7 @@ class WarmUp(_Strict, frozen=True, kw_only=True):
     is_stable: bool
 
 
-class Repeat(_Strict, frozen=True, kw_only=True):
+class Repeat(Strict, frozen=True, kw_only=True):
     """One repeat with its raw samples. `events` are throttle and voltage events seen or newly latched in it; `others`
     and `stolen` are cores that other processes, and the host of a virtual machine, kept busy on average."""
 
@@ -140,7 +65,7 @@ class Repeat(_Strict, frozen=True, kw_only=True):
     counters: dict[str, Value]
 
 
-class Memory(_Strict, frozen=True, kw_only=True):
+class Memory(Strict, frozen=True, kw_only=True):
     """Of the process that ran the case: interpreter, libraries, batches and model."""
 
     pss: Value
@@ -151,7 +76,7 @@ class Memory(_Strict, frozen=True, kw_only=True):
     swap_used_after: Value
 
 
-class StepFlops(_Strict, frozen=True, kw_only=True):
+class StepFlops(Strict, frozen=True, kw_only=True):
     """FLOPs of one step, by the artifact's cost table."""
 
     dense: Value
@@ -159,7 +84,7 @@ class StepFlops(_Strict, frozen=True, kw_only=True):
     executed: Value
 
 
-class Energy(_Strict, frozen=True, kw_only=True):
+class Energy(Strict, frozen=True, kw_only=True):
     """Of the whole sensor's domain during the repeats; net is gross less idle power just before and after."""
 
     sensor: str
@@ -168,7 +93,7 @@ class Energy(_Strict, frozen=True, kw_only=True):
     net_per_step: Value
 
 
-class Payload(_Strict, frozen=True, kw_only=True):
+class Payload(Strict, frozen=True, kw_only=True):
     """Bytes of the blobs that a round would carry; `socket` are bytes counted on the wire."""
 
     params: Value
@@ -177,7 +102,7 @@ class Payload(_Strict, frozen=True, kw_only=True):
     socket: Value
 
 
-class Layer(_Strict, frozen=True, kw_only=True):
+class Layer(Strict, frozen=True, kw_only=True):
     """One layer in one pass of a step. `time` is `time_raw` less what tracing adds to every node."""
 
     layer: str
@@ -197,7 +122,7 @@ class Layer(_Strict, frozen=True, kw_only=True):
     bound: Bound = ""
 
 
-class Layers(_Strict, frozen=True, kw_only=True):
+class Layers(Strict, frozen=True, kw_only=True):
     """The per-layer view of a short run of its own. `explained` is the sum over layers against the timed step's p50,
     `explained_interleaved` against plain steps run in turn with the traced ones."""
 
@@ -211,7 +136,7 @@ class Layers(_Strict, frozen=True, kw_only=True):
     explained_interleaved: Value
 
 
-class SoakMinute(_Strict, frozen=True, kw_only=True):
+class SoakMinute(Strict, frozen=True, kw_only=True):
     """One minute of a soak."""
 
     step_count: int
@@ -222,14 +147,14 @@ class SoakMinute(_Strict, frozen=True, kw_only=True):
     events: tuple[str, ...]
 
 
-class Soak(_Strict, frozen=True, kw_only=True):
+class Soak(Strict, frozen=True, kw_only=True):
     """A long run without pause; `slowdown` is the last minute's step rate over the first's, less 1."""
 
     minutes: tuple[SoakMinute, ...]
     slowdown: Value
 
 
-class Verdict(_Strict, frozen=True, kw_only=True):
+class Verdict(Strict, frozen=True, kw_only=True):
     """Whether the numbers may stand for the board, and why not; only a valid case is ever aggregated."""
 
     kind: VerdictKind
@@ -241,7 +166,7 @@ class Verdict(_Strict, frozen=True, kw_only=True):
         return self.kind == "valid"
 
 
-class Case(_Strict, frozen=True, kw_only=True):
+class Case(Strict, frozen=True, kw_only=True):
     """One engine at one sparsity."""
 
     engine: str
@@ -276,7 +201,7 @@ class Case(_Strict, frozen=True, kw_only=True):
     verdict: Verdict
 
 
-class Roof(_Strict, frozen=True, kw_only=True):
+class Roof(Strict, frozen=True, kw_only=True):
     """The limits of the roofline for this number of threads, with every sample where they were measured here."""
 
     threads: int
@@ -286,7 +211,7 @@ class Roof(_Strict, frozen=True, kw_only=True):
     bandwidth_samples: tuple[float, ...] = ()
 
 
-class Preflight(_Strict, frozen=True, kw_only=True):
+class Preflight(Strict, frozen=True, kw_only=True):
     """The machine just before the run. `doubts` are sentences about what may spoil the numbers."""
 
     governor: str
@@ -299,7 +224,7 @@ class Preflight(_Strict, frozen=True, kw_only=True):
     doubts: tuple[str, ...]
 
 
-class Machine(_Strict, frozen=True, kw_only=True):
+class Machine(Strict, frozen=True, kw_only=True):
     """Which board, kernel and libraries. `emulated` says by what, "" for a real or virtual machine."""
 
     board: str
@@ -315,7 +240,7 @@ class Machine(_Strict, frozen=True, kw_only=True):
     versions: dict[str, str]
 
 
-class Subject(_Strict, frozen=True, kw_only=True):
+class Subject(Strict, frozen=True, kw_only=True):
     """What was trained, on what: values are drawn, see docs/reference/profile.md."""
 
     model: str
@@ -327,7 +252,7 @@ class Subject(_Strict, frozen=True, kw_only=True):
     masks: str
 
 
-class Profile(_Strict, frozen=True, kw_only=True):
+class Profile(Strict, frozen=True, kw_only=True):
     """One profile run. `failures` says of each case that could not be run which it was, and why."""
 
     format: Literal["espalier-profile"] = FORMAT

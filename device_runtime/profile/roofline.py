@@ -18,7 +18,8 @@ from device_runtime.boards.tiny_graphs import matmul_graph
 from device_runtime.engines.session import open_session
 from device_runtime.metering.memory import memory_use
 from device_runtime.profile.methodology import ShareDone
-from device_runtime.profile.record import Bound, Roof, Value, absent, measured
+from device_runtime.profile.record import Bound, Roof
+from device_runtime.profile.values import Value, absent, measured
 
 MATRIX = 512
 ARRAY_BYTES = 64 * 1024 * 1024

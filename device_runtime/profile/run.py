@@ -9,8 +9,9 @@ from device_runtime.metering.system import usable_cores
 from device_runtime.profile import subject
 from device_runtime.profile.case import Progress
 from device_runtime.profile.preflight import machine, preflight
-from device_runtime.profile.record import Case, Machine, Plan, Profile, Roof, Subject, Value, absent
+from device_runtime.profile.record import Case, Machine, Plan, Profile, Roof, Subject
 from device_runtime.profile.tally import CaseJob
+from device_runtime.profile.values import Value, absent
 from device_runtime.profile.worker import Job, RoofJob, in_own_process
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import MANIFEST_FILE, Manifest, decode_manifest

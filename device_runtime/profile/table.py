@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from device_runtime.profile.record import Case, Layers, Profile, Value
+from device_runtime.profile.record import Case, Layers, Profile
 from device_runtime.profile.tally import typical
+from device_runtime.profile.values import Value
 from device_runtime.profile.words import soak_sentence
 
 LAYER_ROWS = 12

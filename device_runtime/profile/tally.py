@@ -10,20 +10,8 @@ import msgspec
 from device_runtime.profile.instruments import energy, per_step
 from device_runtime.profile.methodology import distribution, spread
 from device_runtime.profile.phase_samples import OFFLINE
-from device_runtime.profile.record import (
-    Case,
-    Cold,
-    Memory,
-    Payload,
-    PhaseSamples,
-    Plan,
-    Repeat,
-    Roof,
-    StepFlops,
-    WarmUp,
-    absent,
-    derived,
-)
+from device_runtime.profile.record import Case, Cold, Memory, Payload, Plan, Repeat, Roof, StepFlops, WarmUp
+from device_runtime.profile.values import PhaseSamples, absent, derived
 from device_runtime.profile.verdict import judge
 from device_runtime.wire.cost import KernelCost, flops
 from device_runtime.wire.manifest import Manifest

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from device_runtime.metering.thermal import UNDER_VOLTAGE
 from device_runtime.profile.methodology import WITHIN
-from device_runtime.profile.record import Repeat, Value, Verdict, VerdictKind
+from device_runtime.profile.record import Repeat, Verdict, VerdictKind
+from device_runtime.profile.values import Value
 
 CROWDED = 0.1  # of the threads' time
 

@@ -62,6 +62,7 @@ TABLE = (
             "device_runtime.data",
             "device_runtime.config",
             "device_runtime.profile.record",
+            "device_runtime.profile.values",
             "device_runtime.profile.words",
             "device_runtime.engines",
         ),

@@ -11,7 +11,8 @@ from aggregator.profiles.comparison import case_rows, entries, left_out, medians
 from aggregator.profiles.page import profiles_html, profiles_html_of_one
 from aggregator.report.commands import app
 from device_runtime.profile import record
-from device_runtime.profile.record import Value, derived, encode_profile, measured
+from device_runtime.profile.record import encode_profile
+from device_runtime.profile.values import Value, derived, measured
 from device_runtime.wire.errors import UsageError
 from tests.profiles import NONE, make_case, make_profile
 
@@ -195,7 +196,7 @@ def test_a_soak_is_drawn_minute_by_minute_and_told(two_boards):
             step_count=steps, seconds=60.0, step_p50=NONE, temperature=NONE, frequency=NONE, events=events
         )  # fmt: skip
 
-    soak = record.Soak(minutes=(minute(6000), minute(4500, "throttled")), slowdown=record.derived(-0.25, "1"))
+    soak = record.Soak(minutes=(minute(6000), minute(4500, "throttled")), slowdown=derived(-0.25, "1"))
     profile = two_boards["four"]
     soaked = msgspec.structs.replace(profile.cases[0], soak=soak)
     profile = msgspec.structs.replace(profile, cases=(soaked, *profile.cases[1:]))

@@ -17,8 +17,9 @@ from device_runtime.engines import available_engines, engine_names, offered_engi
 from device_runtime.engines.registry import GROUP, engine_kind
 from device_runtime.profile.case import run_case
 from device_runtime.profile.methodology import quick_plan
-from device_runtime.profile.record import Roof, absent
+from device_runtime.profile.record import Roof
 from device_runtime.profile.tally import CaseJob
+from device_runtime.profile.values import absent
 from device_runtime.store import BlobStore
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import InputSpec

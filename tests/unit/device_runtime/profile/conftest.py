@@ -3,7 +3,8 @@
 import pytest
 
 from device_runtime.profile import record
-from device_runtime.profile.record import Plan, absent, measured
+from device_runtime.profile.record import Plan
+from device_runtime.profile.values import PhaseSamples, absent, measured
 from device_runtime.wire.manifest import MANIFEST_FILE, decode_manifest
 from export.artifacts.of_models import write_model_artifact
 
@@ -75,8 +76,8 @@ def make_findings(make_repeat):
             engine_version="1.0",
             cold=record.Cold(import_engine=ns, open=ns, load=ns, first_step=ns),
             warm_up=record.WarmUp(steps=10, seconds=0.1, is_stable=is_stable),
-            load=record.PhaseSamples(source="measured", wall_ns=(5, 7, 6), cpu_ns=(5, 7, 6)),
-            serialise=record.PhaseSamples(source="measured", wall_ns=(9, 8, 7), cpu_ns=(9, 8, 7)),
+            load=PhaseSamples(source="measured", wall_ns=(5, 7, 6), cpu_ns=(5, 7, 6)),
+            serialise=PhaseSamples(source="measured", wall_ns=(9, 8, 7), cpu_ns=(9, 8, 7)),
             repeats=tuple(repeats or [make_repeat([1_000_000] * 10) for _ in range(3)]),
             idle_watts=idle,
             sensor=sensor,

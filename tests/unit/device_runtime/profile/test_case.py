@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from device_runtime.profile.case import run_case, slowdown
-from device_runtime.profile.record import Case, Roof, SoakMinute, absent, measured
+from device_runtime.profile.record import Case, Roof, SoakMinute
 from device_runtime.profile.tally import CaseJob
+from device_runtime.profile.values import absent, measured
 from device_runtime.profile.worker import Line, RoofJob, in_own_process, main
 from device_runtime.training import Workbench
 from device_runtime.wire.errors import EngineError

@@ -13,8 +13,9 @@ from device_runtime.profile import artifacts as artifacts_module
 from device_runtime.profile import command as command_module
 from device_runtime.profile.artifacts import checked_folders, chosen_engines, made_folders
 from device_runtime.profile.command import Options, parse_sparsities, plan_of, profile_command
-from device_runtime.profile.record import absent, measured, read_profile
+from device_runtime.profile.record import read_profile
 from device_runtime.profile.table import milliseconds, number, percent, scaled, show
+from device_runtime.profile.values import absent, measured
 from device_runtime.wire.errors import UsageError
 
 PYPROJECT = Path(__file__).parents[4] / "pyproject.toml"

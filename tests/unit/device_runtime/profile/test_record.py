@@ -5,7 +5,8 @@ import math
 import msgspec
 import pytest
 
-from device_runtime.profile.record import Value, absent, derived, encode_profile, measured, read_profile
+from device_runtime.profile.record import encode_profile, read_profile
+from device_runtime.profile.values import Value, absent, derived, measured
 from device_runtime.wire.errors import UsageError
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from device_runtime.profile.record import Roof, absent, measured
+from device_runtime.profile.record import Roof
 from device_runtime.profile.roofline import measure_roof, point
+from device_runtime.profile.values import absent, measured
 
 
 def test_below_the_slope_memory_is_the_limit(roof):

@@ -5,9 +5,9 @@ import pytest
 from device_runtime.metering.counters import Count, Counters
 from device_runtime.metering.thermal import Thermometer
 from device_runtime.profile.instruments import Instruments, energy, per_step
-from device_runtime.profile.record import PhaseSamples, absent, derived, labelled, measured
 from device_runtime.profile.subject import supports, values
 from device_runtime.profile.tally import CaseJob, payload, tally, typical
+from device_runtime.profile.values import PhaseSamples, absent, derived, labelled, measured
 from device_runtime.wire.cost import masked_dense
 
 

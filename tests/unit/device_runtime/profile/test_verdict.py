@@ -2,7 +2,7 @@
 
 import pytest
 
-from device_runtime.profile.record import absent, derived
+from device_runtime.profile.values import absent, derived
 from device_runtime.profile.verdict import judge
 
 CLOSE = derived(0.05, "1")

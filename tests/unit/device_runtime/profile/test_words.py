@@ -1,6 +1,7 @@
 """A soak in one sentence: rates of the first and the last minute, warmth, and what happened when."""
 
-from device_runtime.profile.record import Soak, SoakMinute, absent, derived, measured
+from device_runtime.profile.record import Soak, SoakMinute
+from device_runtime.profile.values import absent, derived, measured
 from device_runtime.profile.words import soak_sentence
 
 
