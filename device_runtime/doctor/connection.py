@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from device_runtime.doctor.finding import Finding, Patient, not_checked, without_settings
-from device_runtime.doctor.mqtt_limits import ask_limits, connect_packet
+from device_runtime.doctor.mqtt_limits import ask_limits
 from device_runtime.link import MqttLink
 from device_runtime.surroundings import Inbox, Station
 from device_runtime.wire.errors import LinkError, UsageError
@@ -83,9 +83,8 @@ def check_broker_limits(patient: Patient) -> list[Finding]:
     if any(f.status == "failed" for f in check_tls_files(patient)):
         return not_checked("broker limits", "the tls files have to be mended first")
     try:
-        packet = connect_packet(f"{link.site}-{settings.name}-doctor5", link.username, _password(link))
-        answer = ask_limits(link.host, link.port, _context(link), packet, CONNECT_TIMEOUT_S)
-    except (OSError, ValueError) as error:
+        answer = ask_limits(link, f"{link.site}-{settings.name}-doctor5", CONNECT_TIMEOUT_S)
+    except (UsageError, OSError, ValueError) as error:
         return not_checked("broker limits", f"the broker does not tell them by MQTT 5 ({error})")
     if answer.reason:
         return not_checked("broker limits", f"the broker refuses an MQTT 5 login with reason 0x{answer.reason:02x}")
@@ -173,22 +172,6 @@ def _parse_dates(text: str) -> tuple[float, float] | None:
         if len(found) == 2
         else None
     )
-
-
-def _context(link: LinkSettings) -> ssl.SSLContext | None:
-    if not link.ca:
-        return None
-    context = ssl.create_default_context(cafile=link.ca)
-    # From Python 3.13 on this default is stricter than the link: it would refuse what the link accepts.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    if link.certificate:
-        context.load_cert_chain(link.certificate, link.key or None, password="")
-    return context
-
-
-def _password(link: LinkSettings) -> str:
-    lines = Path(link.password_file).read_text().splitlines() if link.password_file else []
-    return lines[0] if lines else ""
 
 
 def _readable(path: str) -> bool:

@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from device_runtime.doctor.connection import (
     judge_limits,
 )
 from device_runtime.doctor.finding import Patient
-from device_runtime.doctor.mqtt_limits import connect_packet, parse_answer
+from device_runtime.doctor.mqtt_limits import BrokerAnswer, ask_limits
 from device_runtime.wire.settings import LinkSettings
 from firmware_profiles.detect import detect_board
 
@@ -180,22 +181,57 @@ def test_an_answer_of_mqtt_5_is_read_with_every_kind_of_property() -> None:
         b"\x1f\x00\x02hi" b"\x26\x00\x01a\x00\x01b" b"\x12\x00\x03abc" b"\x13\x00\x3c"
     )  # fmt: skip
     body = b"\x00\x00" + bytes([len(properties)]) + properties
-    answer = parse_answer(b"\x20" + bytes([len(body)]) + body)
+    with answering(b"\x20" + bytes([len(body)]) + body) as port:
+        answer = ask_limits(LinkSettings(port=port), "ab", 2.0)
     assert answer.reason == 0
     assert answer.limits == {"receive_max": 20, "qos_max": 1, "packet_bytes_max": 200_000, "keepalive_s": 60}
 
 
+def test_a_refusal_is_told_with_its_reason() -> None:
+    with answering(b"\x20\x03\x00\x86\x00") as port:  # bad user name or password
+        assert ask_limits(LinkSettings(port=port), "ab", 2.0) == BrokerAnswer(0x86, {})
+    with answering(b"\x20\x02\x00\x01") as port:  # of MQTT 3.1.1: another version, please
+        assert ask_limits(LinkSettings(port=port), "ab", 2.0) == BrokerAnswer(0x84, {})
+
+
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\x20", b"\x20\x02\x00\x01", b"\x20\x03\x00\x00\x05", b"HTTP/1.1 400", b"\x20\xff\xff\xff\xff\xff"],
+    [
+        b"",
+        b"\x20",
+        b"\x20\x00",
+        b"\x20\x02\x00\x00",  # accepted, in MQTT 3.1.1
+        b"\x20\x03\x00\x00\x05",
+        b"\x20\x05\x00\x00\x02\x21\x00",
+        b"\x20\x04\x00\x00\x01\xff",
+        b"HTTP/1.1 400",
+        b"\x20\xff\xff\xff\xff\xff",
+        b"\x90\x03\x00\x01\x00",
+    ],
 )
 def test_an_answer_that_is_not_mqtt_5_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="answer"):
-        parse_answer(data)
+    with answering(data) as port, pytest.raises(ValueError, match="the answer is not one of MQTT 5"):
+        ask_limits(LinkSettings(port=port), "ab", 0.5)
 
 
-def test_the_greeting_is_that_of_the_standard() -> None:
-    assert connect_packet("ab", "u", "p") == b"\x10\x15\x00\x04MQTT\x05\xc2\x00\x1e\x00\x00\x02ab\x00\x01u\x00\x01p"
+@contextmanager
+def answering(data: bytes) -> Iterator[int]:
+    """A port where whatever is said is answered with these bytes, and then nothing more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(data)
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join(10)
 
 
 def free_port() -> int:
