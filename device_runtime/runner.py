@@ -51,7 +51,7 @@ class Device:
         self._spool = Spool(folder, self._blobs, personal, settings.personal)
         data = load_local_data(settings.data.source, settings.data.x, settings.data.y)
         self._workshop = Workshop(folder, self._blobs, data, personal, threads=training_threads(settings.threads))
-        self._download, self._upload = SpanTimer(), SpanTimer()
+        self._download, self._upload = SpanTimer(self._clock), SpanTimer(self._clock)
         self._profile = offered_profile(settings, self._blobs)
         hello = Hello(
             device=settings.name,

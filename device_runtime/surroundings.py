@@ -79,10 +79,13 @@ class Inbox:
 
 
 class Clock(Protocol):
-    """Time that never goes back."""
+    """Time that never goes back, and the work done in it."""
 
     def monotonic_ns(self) -> int:
         """Nanoseconds since some fixed instant."""
+
+    def cpu_ns(self) -> int:
+        """Nanoseconds of CPU time, of all threads of the process, since some fixed instant."""
 
 
 class Link(Protocol):
@@ -139,6 +142,10 @@ class MachineClock:
     def monotonic_ns(self) -> int:
         """Nanoseconds since the machine started."""
         return time.monotonic_ns()
+
+    def cpu_ns(self) -> int:
+        """Nanoseconds of CPU time of this process since it started."""
+        return time.process_time_ns()
 
 
 class ThreadWorker:

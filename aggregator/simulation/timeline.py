@@ -19,6 +19,10 @@ class Timeline:
         """Nanoseconds since the timeline began: it is the `Clock` of the shells on it."""
         return self._now_ns
 
+    def cpu_ns(self) -> int:
+        """Nothing that happens here takes any."""
+        return 0
+
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Let something happen so much later."""
         heapq.heappush(self._due, (self._now_ns + int(seconds * SECOND_NS), next(self._order), action))

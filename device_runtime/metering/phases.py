@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from device_runtime.surroundings import Clock
 from device_runtime.wire.measurement import NO_PHASE, Phase, measured
 
 
@@ -28,19 +29,21 @@ class PhaseTimes:
 
 
 class SpanTimer:
-    """A phase that begins and ends in different calls, such as a download."""
+    """A phase that begins and ends in different calls, such as a download, by the clock of the shell."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._start: tuple[int, int] | None = None
         self.phase = NO_PHASE
 
     def begin(self) -> None:
         """Start, or start again."""
-        self._start = (time.perf_counter_ns(), time.process_time_ns())
+        self._start = (self._clock.monotonic_ns(), self._clock.cpu_ns())
 
     def end(self) -> None:
         """Stop; without a start, nothing is known."""
         if self._start is not None:
             wall, cpu = self._start
-            self.phase = Phase(measured(time.perf_counter_ns() - wall), measured(time.process_time_ns() - cpu))
+            clock = self._clock
+            self.phase = Phase(measured(clock.monotonic_ns() - wall), measured(clock.cpu_ns() - cpu))
             self._start = None

@@ -6,6 +6,7 @@ hand: `moved`. Engine "exotic" trains as well, but no artifact can be made for i
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from onnx import ModelProto
 
 from device_runtime.engines import StepStats, registry
 from device_runtime.engines.kind import EngineKind
+from device_runtime.metering import phases, system
 from device_runtime.wire.cost import masked_dense
 from device_runtime.wire.errors import EngineError
 from device_runtime.wire.manifest import MANIFEST_FILE, ArtifactFile, Manifest, encode_manifest
@@ -104,5 +106,9 @@ def install(monkeypatch: pytest.MonkeyPatch, fails: Callable[[], bool]) -> None:
     }
     monkeypatch.setattr(registry, "engine_kinds", lambda: kinds)
     monkeypatch.setattr(FakeTrainer, "fails", staticmethod(fails))
+    # What it measures of this process says nothing, and would be another in every run.
+    for name in ("rss_bytes", "rss_peak_bytes", "pss_bytes", "temperature_c", "frequency_hz"):
+        monkeypatch.setattr(system, name, lambda: None)
+    monkeypatch.setattr(phases, "time", SimpleNamespace(perf_counter_ns=lambda: 0, process_time_ns=lambda: 0))
     tiny = zoo.ZooModel("a hidden layer of 4", 1, lambda b, classes: mlp(b, classes, hidden=(4,)))
     monkeypatch.setitem(zoo.MODELS, MODEL, tiny)
