@@ -87,6 +87,7 @@ class RoundTalk(Talk):
         self.state = rounds.RoundState(self.rules)
         self.assignments: dict[str, Assignment] = {}
         self.updates: dict[str, bytes] = {}
+        self.is_worker_slow = False  # then what closes is closed by `closed` only
 
     # --- events -----------------------------------------------------------------------------------------------
 
@@ -143,8 +144,11 @@ class RoundTalk(Talk):
                 self.checked(offer, "accepted", "")
             case rounds.RejectUpdate(offer, reason):
                 self.checked(offer, "rejected", reason)
-            case rounds.CloseRound():
-                self.happens(rounds.Closed(), "closed")
+            case rounds.CloseRound() if not self.is_worker_slow:
+                self.closed()
+
+    def closed(self) -> None:
+        self.happens(rounds.Closed(), "closed")
 
     def checked(self, offer: Offer, verdict, reason: str) -> None:
         receipt = Receipt(

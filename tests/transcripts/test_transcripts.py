@@ -89,6 +89,26 @@ def late_update() -> Talk:
     return talk
 
 
+def slow_worker() -> Talk:
+    talk = RoundTalk(quorum=1)
+    talk.is_worker_slow = True
+    talk.hello("a")
+    talk.hello("b")
+    talk.offer("b", b"update of b")
+    talk.offer("a")
+    talk.chunk("a")
+    talk.say("the deadline; while the round is aggregated, devices are heard")
+    talk.wait(60)
+    talk.hello("c")
+    talk.chunk("b")
+    talk.offer("b", b"update of b")
+    talk.hello("b", "s2")
+    talk.wait(100)
+    talk.say("it is committed")
+    talk.closed()
+    return talk
+
+
 def oversized_update() -> Talk:
     talk = two_devices()
     talk.offer("a", size_bytes=1001)
@@ -186,7 +206,7 @@ def aggregator_restart_before_the_commit() -> Talk:
 ROUNDS: dict[str, Callable[[], Talk]] = {
     f.__name__: f
     for f in (
-        happy_round, device_restarts_while_offering, duplicate_offer, late_update, oversized_update, refusal,
+        happy_round, device_restarts_while_offering, duplicate_offer, late_update, slow_worker, oversized_update, refusal,
         deadline_with_quorum, deadline_below_quorum, goodbye_mid_round, aggregator_restart,
         aggregator_restart_before_the_commit,
     )
@@ -320,6 +340,16 @@ def agent_refuses() -> Talk:
     return talk
 
 
+def agent_cannot_read() -> Talk:
+    talk = AgentTalk()
+    talk.welcomed()
+    talk.assigned(FIRST)
+    talk.say("an assignment of a later version comes while the first is trained, which goes on")
+    talk.happens(agent.Unreadable(SECOND.id, "it has an unknown field"), f"told {SECOND.id}, which it cannot read")
+    talk.trained(FIRST)
+    return talk
+
+
 def agent_gives_up() -> Talk:
     talk = AgentTalk()
     talk.welcomed()
@@ -346,7 +376,7 @@ AGENT: dict[str, Callable[[], Talk]] = {
     f.__name__.removeprefix("agent_"): f
     for f in (
         agent_happy_round, agent_meets_silence, agent_gets_a_spoilt_blob, agent_restarts_while_offering,
-        agent_is_told_twice, agent_is_late, agent_never_trains_two_at_once, agent_is_rejected, agent_refuses,
+        agent_is_told_twice, agent_is_late, agent_never_trains_two_at_once, agent_is_rejected, agent_refuses, agent_cannot_read,
         agent_gives_up, agent_sees_the_aggregator_restart,
     )
 }  # fmt: skip
