@@ -206,8 +206,8 @@ def aggregator_restart_before_the_commit() -> Talk:
 ROUNDS: dict[str, Callable[[], Talk]] = {
     f.__name__: f
     for f in (
-        happy_round, device_restarts_while_offering, duplicate_offer, late_update, slow_worker, oversized_update, refusal,
-        deadline_with_quorum, deadline_below_quorum, goodbye_mid_round, aggregator_restart,
+        happy_round, device_restarts_while_offering, duplicate_offer, late_update, slow_worker, oversized_update,
+        refusal, deadline_with_quorum, deadline_below_quorum, goodbye_mid_round, aggregator_restart,
         aggregator_restart_before_the_commit,
     )
 }  # fmt: skip
@@ -376,8 +376,8 @@ AGENT: dict[str, Callable[[], Talk]] = {
     f.__name__.removeprefix("agent_"): f
     for f in (
         agent_happy_round, agent_meets_silence, agent_gets_a_spoilt_blob, agent_restarts_while_offering,
-        agent_is_told_twice, agent_is_late, agent_never_trains_two_at_once, agent_is_rejected, agent_refuses, agent_cannot_read,
-        agent_gives_up, agent_sees_the_aggregator_restart,
+        agent_is_told_twice, agent_is_late, agent_never_trains_two_at_once, agent_is_rejected, agent_refuses,
+        agent_cannot_read, agent_gives_up, agent_sees_the_aggregator_restart,
     )
 }  # fmt: skip
 
