@@ -3,9 +3,12 @@
 Source: He et al., "Deep Residual Learning", arXiv 1512.03385, section 4.2, with projection shortcuts (option B).
 """
 
+from collections.abc import Sequence
+
 from export.models.graph import GraphBuilder
 
 STAGE_CHANNELS = (16, 32, 64)
+WIDE_CHANNELS = (64, 128, 256, 512)
 
 
 def resnet8(b: GraphBuilder, class_count: int) -> str:
@@ -18,10 +21,15 @@ def resnet20(b: GraphBuilder, class_count: int) -> str:
     return _resnet(b, class_count, blocks=3)
 
 
-def _resnet(b: GraphBuilder, class_count: int, blocks: int) -> str:
-    x = b.conv(b.input, "conv1", STAGE_CHANNELS[0], 3, padding=1, bias=False)
+def resnet18(b: GraphBuilder, class_count: int) -> str:
+    """The ImageNet network's four stages of two blocks, begun for small images: a 3x3 convolution, no pooling."""
+    return _resnet(b, class_count, blocks=2, widths=WIDE_CHANNELS)
+
+
+def _resnet(b: GraphBuilder, class_count: int, blocks: int, widths: Sequence[int] = STAGE_CHANNELS) -> str:
+    x = b.conv(b.input, "conv1", widths[0], 3, padding=1, bias=False)
     x = b.relu(b.batch_norm(x, "bn1"), "relu1")
-    for stage, channels in enumerate(STAGE_CHANNELS, start=1):
+    for stage, channels in enumerate(widths, start=1):
         for block in range(blocks):
             stride = 2 if stage > 1 and block == 0 else 1
             x = _block(b, x, f"layer{stage}.{block}", channels, stride)

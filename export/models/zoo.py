@@ -9,7 +9,7 @@ from device_runtime.wire.limits import DECODED_BYTES_MAX
 from export.forward.model import ForwardModel
 from export.models.graph import GraphBuilder, ShapeMismatchError
 from export.models.networks import cifar10net, cnn, lenet5, mlp, mnistnet
-from export.models.residual import resnet8, resnet20
+from export.models.residual import resnet8, resnet18, resnet20
 from export.models.sequence import cnn1d
 
 # An axis this long fits every model of the zoo; the search for the smallest that fits ends here.
@@ -33,6 +33,7 @@ MODELS: Mapping[str, ZooModel] = {
     "cnn": ZooModel("four convolutions and two fully connected layers, 1.6 M parameters on 3x32x32", 3, cnn),
     "resnet8": ZooModel("CIFAR-style residual network with batch normalisation, 8 layers", 3, resnet8),
     "resnet20": ZooModel("CIFAR-style residual network with batch normalisation, 20 layers", 3, resnet20),
+    "resnet18": ZooModel("ResNet-18 for small images, 11 M parameters", 3, resnet18),
     "cnn1d": ZooModel("1-D convolutions over [channels, length]: sensor windows, spectrograms", 2, cnn1d),
 }
 

@@ -86,21 +86,28 @@ void batch_norm_gradient(const BatchNormGradient &k, int channel, const float *d
   const long length = long(k.x.width) * LANES;
   const float count = float(k.images) * k.x.height * k.x.width;
   const Vector centre = all(mean);
-  Vector plain = Vector{}, along = Vector{};
+  Vector plain[4] = {Vector{}, Vector{}, Vector{}, Vector{}}, along[4] = {Vector{}, Vector{}, Vector{}, Vector{}};
   for (int tile = 0; tile < tiles_of(k.images); tile++)
     for (int h = 0; h < k.x.height; h++) {
       const float *p = x + tile * k.x.tile() + k.x.at(channel, h, 0);
       const float *d = dy + tile * k.dy.tile() + k.dy.at(channel, h, 0);
       const float *r = y ? y + tile * k.y.tile() + k.y.at(channel, h, 0) : nullptr;
-      for (long i = 0; i < length; i += LANES) {
+      long i = 0;
+      for (; i + 4 * LANES <= length; i += 4 * LANES)
+        ESPALIER_UNROLL for (int q = 0; q < 4; q++) {
+          const Vector g = gated(d, r, i + q * LANES);
+          plain[q] += g;
+          along[q] += g * (load(p + i + q * LANES) - centre);
+        }
+      for (; i < length; i += LANES) {
         const Vector g = gated(d, r, i);
-        plain += g;
-        along += g * (load(p + i) - centre);
+        plain[0] += g;
+        along[0] += g * (load(p + i) - centre);
       }
     }
   const float inverse = 1.f / __builtin_sqrtf(variance + k.epsilon);
-  *dshift = total(plain);
-  *dscale = total(along) * inverse;
+  *dshift = total((plain[0] + plain[1]) + (plain[2] + plain[3]));
+  *dscale = total((along[0] + along[1]) + (along[2] + along[3])) * inverse;
   // dx = scale / sqrt(var + eps) (g - mean(g) - x^ mean(g x^))
   const Vector factor = all(scale * inverse), even = all(*dshift / count), slope = all(inverse * *dscale / count);
   for (int tile = 0; tile < tiles_of(k.images); tile++) {

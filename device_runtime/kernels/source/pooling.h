@@ -25,6 +25,12 @@ ESPALIER_INLINE Taps taps(const Pooling &k, int axis, int place, int length) {
 template <class F>
 ESPALIER_INLINE void each_tap(const Pooling &k, int h, int w, F f) {
   const Taps down = taps(k, 0, h, k.x.height), right = taps(k, 1, w, k.x.width);
+  if (down.first == 0 && right.first == 0 && down.last == 3 && right.last == 3) {  // a usual one, unrolled
+    ESPALIER_UNROLL for (int i = 0; i < 3; i++)
+      ESPALIER_UNROLL for (int j = 0; j < 3; j++)
+        f(down.origin + i * k.dilation[0], right.origin + j * k.dilation[1]);
+    return;
+  }
   for (int i = down.first; i < down.last; i++)
     for (int j = right.first; j < right.last; j++)
       f(down.origin + i * k.dilation[0], right.origin + j * k.dilation[1]);
@@ -57,10 +63,34 @@ void max_pool(const Pooling &k, int channel, const float *x, float *y) {
   });
 }
 
+// Windows of two by two: all four cells are written at once, and what no window covers is zero.
+void two_by_two_gradient(const Pooling &k, const Geometry &gd, const Geometry &go, int channel, const float *dy,
+                         const float *x, bool masked, float *dx) {
+  for (int h = 0; h < gd.height; h++)
+    for (int w = 0; w < gd.width; w++) {
+      const float *p = x + k.x.at(channel, 2 * h, 2 * w), *q = p + k.x.row();
+      const Vector a = load(p), b = load(p + LANES), c = load(q), d = load(q + LANES);
+      const Vector best = larger(larger(a, b), larger(c, d));
+      Vector rest = load(dy + gd.at(channel, h, w));
+      if (masked) rest = best > 0.f ? rest : Vector{};
+      float *to = dx + go.at(channel, 2 * h, 2 * w), *below = to + go.row();
+      const Vector first = a == best ? rest : Vector{};
+      rest -= first;
+      const Vector second = b == best ? rest : Vector{};
+      rest -= second;
+      const Vector third = c == best ? rest : Vector{};
+      store(to, first), store(to + LANES, second), store(below, third), store(below + LANES, rest - third);
+    }
+}
+
 // The gradient goes to the first of the largest, in the order of rows. masked: x is the result of a ReLU, whose own
 // gradient is taken along: nothing where x is not above 0.
 void max_pool_gradient(const Pooling &k, const Geometry &gd, const Geometry &go, int channel, const float *dy,
                        const float *x, bool masked, float *dx) {
+  if (is_two_by_two(k) && 2 * gd.height == go.height && 2 * gd.width == go.width) {
+    clear_halo(go, channel, dx);
+    return two_by_two_gradient(k, gd, go, channel, dy, x, masked, dx);
+  }
   zero(dx + channel * go.plane(), go.plane() + (channel == go.channels - 1 ? long(go.halo_columns) * LANES : 0));
   for (int h = 0; h < gd.height; h++)
     for (int w = 0; w < gd.width; w++) {
