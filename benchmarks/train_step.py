@@ -30,7 +30,7 @@ Row = dict[str, object]
 
 def interpreter(engine: str) -> str:
     """The Python of the environment that the engine runs in."""
-    if engine in ("ort_training", "portable@ort_training"):
+    if engine in ("ort_training", "sparse") or engine.endswith("@ort_training"):
         return sys.executable
     name, folder = {"portable": ("ESPALIER_STOCK_PYTHON", ".venv-stock")}.get(
         engine, ("ESPALIER_TORCH_PYTHON", ".venv-torch")
@@ -41,7 +41,7 @@ def interpreter(engine: str) -> str:
 class Worker:
     """An engine with an open model, in a process of its own."""
 
-    def __init__(self, engine: str, folder: Path, threads: int, batch: int) -> None:
+    def __init__(self, engine: str, folder: Path, threads: int, batch: int, masks: Path | None = None) -> None:
         self.engine = engine
         self.times: list[int] = []
         self.rss_mb_peak = 0.0
@@ -54,6 +54,7 @@ class Worker:
             str(folder),
             str(threads),
             str(batch),
+            *([str(masks)] if masks else []),
         ]
         limits = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(

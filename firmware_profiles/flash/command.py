@@ -147,13 +147,16 @@ def wheelhouse(
     out: Annotated[Path, typer.Option("--out", help="A new folder for the wheels and their lock.")],
     python: Annotated[str, typer.Option("--python", help="Of the system: 3.13 is Trixie, 3.11 Bookworm.")] = "3.13",
     wheel: Annotated[Path | None, typer.Option("--wheel", help="Espalier's own wheel, instead of a download.")] = None,
+    kernels: Annotated[
+        Path | None, typer.Option("--kernels", help="The wheel of engine sparse, for 64-bit ARM.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Gather every wheel that a 64-bit ARM board needs, and lock them by hash. Needs the package index."""
     from firmware_profiles.flash.wheelhouse import gather, run_pip
 
     with Console(stderr=True).status("pip downloads the wheels"):
-        house = gather(out, python, wheel, run_pip)
+        house = gather(out, python, wheel, run_pip, kernels)
     if json:
         typer.echo(msgspec.json.format(msgspec.json.encode(house)).decode())
         return

@@ -45,9 +45,12 @@ class Wheelhouse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     wheels: tuple[Wheel, ...]
 
 
-def gather(folder: Path, python: str, own: Path | None, run: Callable[[list[str]], None]) -> Wheelhouse:
+def gather(
+    folder: Path, python: str, own: Path | None, run: Callable[[list[str]], None], kernels: Path | None = None
+) -> Wheelhouse:
     """Download every wheel for `python` on 64-bit ARM into `folder`, and lock them. `own` is Espalier's wheel; without
-    one it is downloaded as well. Raises UsageError when the folder is not empty, or a wheel is for another machine."""
+    one it is downloaded as well. `kernels` is the wheel of the compiled sparse operators, for boards that are to train
+    with engine sparse. Raises UsageError when the folder is not empty, or a wheel is for another machine."""
     if python not in PYTHONS:
         raise UsageError(f"--python {python!r} is none of {', '.join(PYTHONS)}.")
     if folder.exists() and any(folder.iterdir()):
@@ -57,12 +60,18 @@ def gather(folder: Path, python: str, own: Path | None, run: Callable[[list[str]
     wanted = [f"{r.name}{r.specifier}" for r in base_install(board_environment(python))]
     if own is None:
         run([*_download(folder, python), "--no-deps", f"espalier-fl=={VERSION}"])
-    elif not _WHEEL.fullmatch(own.name) or not own.is_file():
-        raise UsageError(f"--wheel {str(own)!r} is not a wheel; make one with: pip wheel --no-deps .")
     else:
-        (folder / own.name).write_bytes(own.read_bytes())
+        _copy(own, folder, "--wheel", "pip wheel --no-deps .")
+    if kernels is not None:
+        _copy(kernels, folder, "--kernels", "scripts/kernel-wheels OUT aarch64")
     run([*_download(folder, python), *wanted])
     return lock(folder, python)
+
+
+def _copy(wheel: Path, folder: Path, option: str, remedy: str) -> None:
+    if not _WHEEL.fullmatch(wheel.name) or not wheel.is_file():
+        raise UsageError(f"{option} {str(wheel)!r} is not a wheel; make one with: {remedy}")
+    (folder / wheel.name).write_bytes(wheel.read_bytes())
 
 
 def lock(folder: Path, python: str) -> Wheelhouse:

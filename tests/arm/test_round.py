@@ -74,7 +74,7 @@ def _as_seen(seen: Recorder) -> Round:
     )
 
 
-def _run_round(folder: Path, port: int, model: str, engine: str, on: On | None) -> Round:
+def run_round(folder: Path, port: int, model: str, engine: str, on: On | None) -> Round:
     """One round with one device, here or on a board; everything has ended when it returns."""
     folder.mkdir()
     options = one_round(write_pictures(folder / "pictures.npz", SIDES[model]), engine, model)
@@ -94,7 +94,7 @@ def here(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("here")
     broker = start_broker("auto", folder / "broker")
     try:
-        return _run_round(folder / "round", broker.port, request.param, "portable", None)
+        return run_round(folder / "round", broker.port, request.param, "portable", None)
     finally:
         broker.stop()
 
@@ -107,7 +107,7 @@ def _is_measured(reading: Reading) -> bool:
 def test_update_of_an_arm_device_equals_that_of_an_x86_device(
     tmp_path: Path, board: Board, mosquitto: Broker, here: Round, cpu: str
 ) -> None:
-    arm = _run_round(tmp_path / "arm", mosquitto.port, here.model, "auto", On(board, cpu))
+    arm = run_round(tmp_path / "arm", mosquitto.port, here.model, "auto", On(board, cpu))
     assert arm.verdict == "accepted"
     assert arm.engines == ("portable",), "stock onnxruntime has no other engine"
     assert arm.update.keys() == here.update.keys()

@@ -331,6 +331,22 @@ def test_a_wheel_that_does_not_fit_is_refused(name: str, said: str, tmp_path: Pa
         gathered(tmp_path / "house", name)
 
 
+def test_the_compiled_operators_are_put_in_and_locked(tmp_path: Path) -> None:
+    own, kernels = (tmp_path / name for name in (
+        "espalier_fl-0.1.0-py3-none-any.whl", "espalier_kernels-1.0-py3-none-manylinux_2_28_aarch64.whl",
+    ))  # fmt: skip
+    for wheel in (own, kernels):
+        wheel.write_bytes(b"ours")
+    house = wheelhouse.gather(tmp_path / "house", "3.13", own, lambda _: None, kernels)
+    assert [w.name for w in house.wheels] == ["espalier-fl", "espalier-kernels"]
+    for_x86 = tmp_path / "espalier_kernels-1.0-py3-none-manylinux_2_28_x86_64.whl"
+    for_x86.write_bytes(b"theirs")
+    with pytest.raises(UsageError, match=r"is not for Python 3\.13 on 64-bit ARM"):
+        wheelhouse.gather(tmp_path / "wrong", "3.13", own, lambda _: None, for_x86)
+    with pytest.raises(UsageError, match=r"--kernels .* is not a wheel; make one with: scripts/kernel-wheels"):
+        wheelhouse.gather(tmp_path / "none", "3.13", own, lambda _: None, tmp_path / "missing.whl")
+
+
 def test_a_wheelhouse_is_not_gathered_over_another(tmp_path: Path) -> None:
     gathered(tmp_path / "house")
     with pytest.raises(UsageError, match="is not empty"):
