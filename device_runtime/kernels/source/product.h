@@ -49,26 +49,43 @@ void product(const Product &k) {
   if (tile < k.tiles) product_tiles<1>(k, tile);
 }
 
-ESPALIER_INLINE Quarter dot(const ProductGradient &k, const float *dy, int entry) {
-  const float *x = k.x + k.list.offsets[entry];
-  Vector sum = Vector{};
-  for (int tile = 0; tile < k.tiles; tile++) sum += load(x + tile * k.x_tile) * load(dy + tile * k.dy_tile);
+// The products of one entry in T tiles, whose dy is at hand, in four parts.
+template <int T>
+ESPALIER_INLINE Quarter dot(const ProductGradient &k, const Vector *dy, const float *x, int entry) {
+  const float *from = x + k.list.offsets[entry];
+  Vector sum = load(from) * dy[0];
+  ESPALIER_UNROLL for (int t = 1; t < T; t++) sum += load(from + t * k.x_tile) * dy[t];
   return quarters(sum);
 }
 
-void product_gradient(const ProductGradient &k) {
+// What T image tiles add to the gradient; the first ones begin it.
+template <int T>
+void gradient_tiles(const ProductGradient &k, int tile) {
+  const float *x = k.x + tile * k.x_tile;
   for (int row = k.first; row < k.last; row++) {
-    const float *dy = k.dy + long(row) * LANES;
+    Vector dy[T];
+    ESPALIER_UNROLL for (int t = 0; t < T; t++) dy[t] = load(k.dy + (tile + t) * k.dy_tile + long(row) * LANES);
     int entry = k.list.starts[row];
     const int end = k.list.starts[row + 1];
-    for (; entry + 4 <= end; entry += 4)
-      *(LooseQuarter *)(k.gradient + entry) =
-          totals(dot(k, dy, entry), dot(k, dy, entry + 1), dot(k, dy, entry + 2), dot(k, dy, entry + 3));
+    for (; entry + 4 <= end; entry += 4) {
+      Quarter sum = totals(dot<T>(k, dy, x, entry), dot<T>(k, dy, x, entry + 1), dot<T>(k, dy, x, entry + 2),
+                           dot<T>(k, dy, x, entry + 3));
+      if (tile) sum += *(LooseQuarter *)(k.gradient + entry);
+      *(LooseQuarter *)(k.gradient + entry) = sum;
+    }
     for (; entry < end; entry++) {
-      const Quarter q = dot(k, dy, entry);
-      k.gradient[entry] = (q[0] + q[2]) + (q[1] + q[3]);
+      const Quarter q = dot<T>(k, dy, x, entry);
+      const float sum = (q[0] + q[2]) + (q[1] + q[3]);
+      k.gradient[entry] = tile ? k.gradient[entry] + sum : sum;
     }
   }
+}
+
+void product_gradient(const ProductGradient &k) {
+  int tile = 0;
+  for (; tile + 4 <= k.tiles; tile += 4) gradient_tiles<4>(k, tile);
+  if (tile + 2 <= k.tiles) gradient_tiles<2>(k, tile), tile += 2;
+  if (tile < k.tiles) gradient_tiles<1>(k, tile);
 }
 
 }  // namespace
