@@ -15,10 +15,12 @@ from typing import Protocol
 import msgspec
 
 
-class NodeCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NodeCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Dense FLOPs of one graph node for one sample.
 
     `weight` names the parameter contracted ("" where both operands are activations) and `weight_count` its elements.
+    `flops_lists_input` is what engine sparse executes for the gradient of the input with every weight kept; 0 where
+    that is `flops_backward_input`.
     """
 
     node: str
@@ -28,6 +30,7 @@ class NodeCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     flops_forward: int
     flops_backward_input: int
     flops_backward_weight: int
+    flops_lists_input: int = 0
 
     @property
     def flops(self) -> int:
@@ -74,13 +77,14 @@ def masked_dense(row: NodeCost, kept_count: int | None, *, samples: int, steps: 
 
 
 def sparse(row: NodeCost, kept_count: int | None, *, samples: int, steps: int) -> Executed:
-    """Kernels that work through lists of kept weights: of the dense count the share that is kept."""
+    """Kernels that work through lists of kept weights: the kept share of what they do with every weight kept."""
     kept, whole = row.weight_count if kept_count is None else kept_count, row.weight_count
     if not row.weight:
         kept = whole = 1
     return Executed(
         forward=samples * row.flops_forward * kept // whole,
-        backward=samples * (row.flops_backward_input + row.flops_backward_weight) * kept // whole,
+        backward=samples * (row.flops_lists_input or row.flops_backward_input) * kept // whole
+        + samples * row.flops_backward_weight * kept // whole,
         masking=0,
     )
 

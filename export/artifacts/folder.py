@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from device_runtime.wire.cost import NodeCost
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.manifest import (
     MANIFEST_FILE,
@@ -41,6 +42,7 @@ def finish(
     optimizer: Optimizer | None = None,
     states: tuple[State, ...] = (),
     kernel: str = "masked-dense",
+    costs: tuple[NodeCost, ...] | None = None,
 ) -> Manifest:
     """Write the manifest of a folder that holds all `files`, and give it.
 
@@ -55,7 +57,7 @@ def finish(
         loss=spec.loss,
         optimizer=optimizer or spec.optimizer,
         parameters=model.parameters,
-        costs=model.costs,
+        costs=model.costs if costs is None else costs,
         files=tuple(_describe(folder / file) for file in sorted(files)),
         opset=opset(graph or model.proto),
         ir_version=(graph or model.proto).ir_version,

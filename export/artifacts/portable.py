@@ -9,6 +9,7 @@ from export.artifacts.folder import check_model, finish, whole_folder
 from export.artifacts.spec import ArtifactSpec
 from export.forward.model import ForwardModel
 from export.score_graph import score_graph
+from export.sparse.costs import with_lists
 from export.train_step import train_step
 
 ENGINE = "portable"
@@ -41,4 +42,5 @@ def write_step_artifact(
             unfinished, spec, engine=engine, files=graphs, model=model,
             graph=step.train, optimizer=in_graph, states=step.states,
             kernel="sparse" if sparse else "masked-dense",
+            costs=with_lists(model.costs, step.train) if sparse else model.costs,
         )  # fmt: skip
