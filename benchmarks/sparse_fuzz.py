@@ -150,15 +150,19 @@ def main() -> None:
     arguments = parser.parse_args()
     end, cases, refused, apart, beyond = time.monotonic() + arguments.seconds, 0, 0, [], 0
     while time.monotonic() < end:
+        number = cases + beyond
         try:
-            far, was_refused = one_case(np.random.default_rng([arguments.seed, cases + beyond]))
+            far, was_refused = one_case(np.random.default_rng([arguments.seed, number]))
         except UsageError:
             beyond += 1  # a graph that no engine trains
             continue
+        except Exception:
+            print(f"case {number} of seed {arguments.seed} failed", flush=True)
+            raise
         cases += 1
         refused += was_refused
         if not far <= TOLERANCE:
-            apart.append((cases + beyond - 1, far))
+            apart.append((number, far))
     print(f"{cases} cases, {len(apart)} apart {apart[:5]}; of as many spoilt inputs {refused} refused", flush=True)
 
 
