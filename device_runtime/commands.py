@@ -41,12 +41,13 @@ def run(
 def doctor(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="The device's TOML file.")] = None,
     root: Annotated[Path, typer.Option(help="Look at the hardware of a captured tree.")] = Path("/"),
+    only: Annotated[list[str] | None, typer.Option(help="Only this check; once per check.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Check what keeps this board from training, and say for each how to mend it; exit status 1 if anything failed."""
     from device_runtime.doctor.doctor_command import run_doctor
 
-    run_doctor(config, root, json)
+    run_doctor(config, root, only or (), json)
 
 
 @app.command()

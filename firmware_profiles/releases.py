@@ -23,14 +23,8 @@ STARTS_MAX = 8
 KEEP = 2
 BUILD_TIMEOUT_S = 1800
 TEST_TIMEOUT_S = 180
-SELF_TEST = (
-    "from device_runtime.doctor.software import PROBE, judge_engine\n"
-    "from device_runtime.doctor.finding import run_program\n"
-    "import device_runtime.runner, sys\n"
-    "finding = judge_engine(run_program([sys.executable, '-c', PROBE]))[0]\n"
-    "print(finding.found)\n"
-    "sys.exit(finding.status != 'ok')\n"
-)
+# The release's own command line, given to its Python: `espalier device doctor`.
+SELF_TEST = ("-I", "-m", "device_runtime", "device", "doctor", "--json", "--only", "imports", "--only", "engine")
 
 
 class ReleaseError(Exception):
@@ -70,8 +64,18 @@ def build(folder: Path, wheels: Path, lock: Path) -> None:
 
 def self_test(folder: Path) -> None:
     """The release imports and computes. Raises ReleaseError."""
-    python = folder / "venv/bin/python"
-    _run([str(python), "-I", "-c", SELF_TEST], TEST_TIMEOUT_S, f"release {folder.name} fails its self-test")
+    what = f"release {folder.name} fails its self-test"
+    done = _done([str(folder / "venv/bin/python"), *SELF_TEST], TEST_TIMEOUT_S, what)
+    if done.returncode:
+        raise ReleaseError(f"{what}: {_failed(done.stdout) or _last_line(done)}")
+
+
+def _failed(report: str) -> str:
+    """What the doctor's report says has failed, "" where there is no report."""
+    try:
+        return "; ".join(f["found"] for f in json.loads(report)["findings"] if f["status"] == "failed")
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def switch(root: Path, version: str) -> None:
@@ -170,13 +174,22 @@ def _sync(folder: Path) -> None:
 
 
 def _run(command: list[str], timeout_s: int, what: str) -> None:
+    """A command that must end well."""
+    done = _done(command, timeout_s, what)
+    if done.returncode:
+        raise ReleaseError(f"{what}: {_last_line(done)}")
+
+
+def _done(command: list[str], timeout_s: int, what: str) -> "subprocess.CompletedProcess[str]":
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ReleaseError(f"{what}: {error}.") from error
-    if done.returncode:
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise ReleaseError(f"{what}: {lines[-1].strip() if lines else f'exit status {done.returncode}'}")
+
+
+def _last_line(done: "subprocess.CompletedProcess[str]") -> str:
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else f"exit status {done.returncode}"
 
 
 def main(arguments: list[str] | None = None) -> int:

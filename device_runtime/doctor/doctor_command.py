@@ -18,13 +18,16 @@ from firmware_profiles.detect import detect_board
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "dim"}
 
 
-def run_doctor(config: Path | None, root: Path, json: bool) -> None:
-    """Examine this machine, or the captured tree below `root`; exit status 1 where something failed."""
+def run_doctor(config: Path | None, root: Path, only: Sequence[str], json: bool) -> None:
+    """Examine this machine, or the captured tree below `root`, by all checks or those of the names given.
+
+    Exit status 1 where something failed.
+    """
     settings, findings = _settings(config)
     live = root == Path("/")
     patient = Patient(detect_board(root), root=root, settings=settings, live=live)
     with Console(stderr=True).status("looking") as status:
-        findings += examine(patient, lambda name: status.update(f"looking at: {name}"))
+        findings += examine(patient, lambda name: status.update(f"looking at: {name}"), only)
     if json:
         typer.echo(msgspec.json.format(msgspec.json.encode(report(findings))).decode())
     else:

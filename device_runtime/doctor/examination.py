@@ -17,12 +17,14 @@ from device_runtime.doctor.software import (
     check_engine,
     check_engines,
     check_features,
+    check_imports,
     check_packages,
     check_python,
     check_runtime,
     check_telemetry,
 )
 from device_runtime.doctor.storage import check_card_wear, check_data, check_folder, check_profile
+from device_runtime.wire.errors import UsageError
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("board", check_board),
@@ -30,6 +32,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("packages", check_packages),
     ("onnxruntime", check_runtime),
     ("cpu features", check_features),
+    ("imports", check_imports),
     ("engine", check_engine),
     ("engines", check_engines),
     ("telemetry", check_telemetry),
@@ -48,12 +51,19 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 )
 
 
-def examine(patient: Patient, progress: Callable[[str], None]) -> list[Finding]:
-    """Run every check; `progress` hears the name of each before it begins."""
+def examine(patient: Patient, progress: Callable[[str], None], only: Sequence[str] = ()) -> list[Finding]:
+    """Run every check, or those named `only`; `progress` hears the name of each before it begins.
+
+    Raises UsageError for a name that is no check's.
+    """
+    names = [name for name, _ in CHECKS]
+    if unknown := [name for name in only if name not in names]:
+        raise UsageError(f"the doctor has no check {unknown[0]!r}; it has: {', '.join(names)}.")
     findings: list[Finding] = []
     for name, check in CHECKS:
-        progress(name)
-        findings += check(patient)
+        if not only or name in only:
+            progress(name)
+            findings += check(patient)
     return findings
 
 

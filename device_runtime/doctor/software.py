@@ -1,5 +1,6 @@
 """Is what is installed able to train here: Python, packages, one onnxruntime, instructions of the processor."""
 
+import importlib
 import importlib.metadata
 import re
 import sys
@@ -19,6 +20,7 @@ RUNTIMES = (
     "onnxruntime-openvino",
     "onnxruntime-qnn",
 )
+RUNTIME = "device_runtime.runner"
 REINSTALL = "pip install --force-reinstall espalier-fl"
 # Runs in a process of its own: an illegal instruction ends that process and not the doctor.
 PROBE = """
@@ -90,6 +92,17 @@ def judge_runtime(present: dict[str, str], patient: Patient) -> list[Finding]:
         found = f"{words} uses instructions that this processor lacks (no asimddp): it dies of SIGILL"
         return [Finding("onnxruntime", "failed", found, "pip install 'onnxruntime>=1.22'")]
     return [Finding("onnxruntime", "ok", words)]
+
+
+def check_imports(patient: Patient) -> list[Finding]:
+    """All that `espalier device run` loads can be loaded."""
+    if not patient.live:
+        return not_checked("imports", "this is a captured tree")
+    try:
+        importlib.import_module(RUNTIME)
+    except ImportError as error:
+        return [Finding("imports", "failed", f"the runtime cannot be loaded: {error}", REINSTALL)]
+    return [Finding("imports", "ok", "the runtime can be loaded")]
 
 
 def check_engine(patient: Patient) -> list[Finding]:

@@ -15,6 +15,7 @@ from device_runtime.doctor.examination import CHECKS, examine, report
 from device_runtime.doctor.finding import Answer, Finding, Patient, run_program
 from device_runtime.engines import available_engines, onnxruntime_import
 from device_runtime.profile.record import encode_profile
+from device_runtime.wire.errors import UsageError
 from firmware_profiles import base_install
 from firmware_profiles.detect import detect_board
 from tests.profiles import make_case, make_profile
@@ -303,6 +304,20 @@ def test_the_command_exits_with_1_where_something_failed_and_tells_json(tmp_path
     record = json.loads(done.stdout)
     assert not record["healthy"]
     assert record["findings"][0]["check"] == "settings"
+
+
+def test_checks_can_be_asked_for_by_name_and_an_unknown_one_is_refused() -> None:
+    done = runner.invoke(app, ["doctor", "--json", "--only", "imports", "--only", "python"])
+    assert [f["check"] for f in json.loads(done.stdout)["findings"]] == ["python", "imports"]
+    with pytest.raises(UsageError, match=r"no check 'import'; it has: board, python, "):
+        runner.invoke(app, ["doctor", "--only", "import"], catch_exceptions=False)
+
+
+def test_a_runtime_that_cannot_be_loaded_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(software, "RUNTIME", "device_runtime.of_nobody")
+    finding = only(software.check_imports(Patient(detect_board(), root=tmp_path)))
+    assert finding.status == "failed"
+    assert "No module named 'device_runtime.of_nobody'" in finding.found
 
 
 def test_the_table_names_every_check_and_what_mends_it(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -128,7 +130,7 @@ def wheel(folder: Path, name: str) -> str:
 def test_a_release_is_built_offline_from_locked_wheels_and_a_changed_wheel_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(releases, "SELF_TEST", "import tiny_part; assert tiny_part.x == 1")
+    monkeypatch.setattr(releases, "SELF_TEST", ("-I", "-c", "import tiny_part; assert tiny_part.x == 1"))
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     lock = tmp_path / "lock.txt"
@@ -147,14 +149,39 @@ def test_a_release_is_built_offline_from_locked_wheels_and_a_changed_wheel_is_re
     assert current(root) == "0.9"
 
 
+REPORT = '{"findings": [{"status": "ok", "found": "a"}, {"status": "failed", "found": "it dies", "remedy": "r"}]}'
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("echo ImportError: no module >&2", "ImportError: no module"),
+        (f"echo '{REPORT}'", "it dies"),
+        ("true", "exit status 1"),
+    ],
+)
 def test_a_release_that_fails_its_self_test_is_not_switched_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    says: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = given(tmp_path, "1.0", "1.1")
     (root / "releases/1.1/venv/bin").mkdir(parents=True)
     python = root / "releases/1.1/venv/bin/python"
-    python.write_text("#!/bin/sh\necho ImportError: no module >&2\nexit 1\n")
+    python.write_text(f"#!/bin/sh\n{says}\nexit 1\n")
     python.chmod(0o755)
     assert releases.main(["--root", str(root), "install", "1.1", "--wheels", "w", "--lock", "l"]) == 1
-    assert "release 1.1 fails its self-test: ImportError: no module" in capsys.readouterr().err
+    assert f"release 1.1 fails its self-test: {told}\n" in capsys.readouterr().err
     assert current(root) == "1.0"
+
+
+def test_the_self_test_is_a_command_of_the_release_that_passes_here() -> None:
+    command = [sys.executable, *releases.SELF_TEST]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {f["check"]: f["status"] for f in json.loads(done.stdout)["findings"]}
+    assert found == {"imports": "ok", "engine": "ok"}
+
+
+def test_nothing_of_the_runtime_is_named_but_its_command() -> None:
+    text = Path(releases.__file__).read_text()
+    assert "device_runtime." not in text
+    assert "import device_runtime" not in text
