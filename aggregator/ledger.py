@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from aggregator.core.rounds import OpenedRound
+from aggregator.core.round_state import OpenedRound
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.messages import Assignment, Hello, Offer, Receipt, Refusal
 

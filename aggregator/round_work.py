@@ -11,9 +11,8 @@ from pathlib import Path
 
 from aggregator import run_events
 from aggregator.core import round_events as events
-from aggregator.core import rounds
 from aggregator.core.method import Present, RunState
-from aggregator.core.rounds import SECOND_NS, RoundState
+from aggregator.core.round_state import SECOND_NS, RoundState, resume
 from aggregator.federation import Federation, RoundOutcome
 from aggregator.ledger import Ledger, Traffic
 from aggregator.member_times import MemberTimes
@@ -99,7 +98,7 @@ class RoundWork:
         members = [hello for hello, member, _, _ in self._ledger.devices() if member]
         opened, now_ns = self._ledger.opened_round(count + 1), self._clock.monotonic_ns()
         self._opened_ns = now_ns - int(self._ledger.seconds_since_opening(count + 1) * SECOND_NS)
-        return rounds.resume(self._settings.round_rules, members, count, opened, now_ns)
+        return resume(self._settings.round_rules, members, count, opened, now_ns)
 
     # --- opening ----------------------------------------------------------------------------------------------
 

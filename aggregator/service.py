@@ -11,7 +11,7 @@ from aggregator import run_events
 from aggregator.core import profiles, rounds
 from aggregator.core import round_events as events
 from aggregator.core.profiles import ProfileState
-from aggregator.core.rounds import SECOND_NS
+from aggregator.core.round_state import SECOND_NS
 from aggregator.correspondence import Correspondence
 from aggregator.federation import Federation
 from aggregator.ledger import Ledger

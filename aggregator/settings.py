@@ -11,7 +11,7 @@ import msgspec
 from aggregator.core.composed import Parts
 from aggregator.core.method import Facts, Method
 from aggregator.core.registry import read_rule
-from aggregator.core.rounds import RoundRules
+from aggregator.core.round_state import RoundRules
 from aggregator.moved_settings import moved
 from aggregator.recipes import RECIPES, Recipe, Thesis
 from device_runtime.wire.errors import UsageError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aggregator.core.rounds import RoundState
+from aggregator.core.round_state import RoundState
 from aggregator.ledger import Ledger
 from aggregator.run_events import Finished, RoundCommitted, RunEvent, UpdateJudged
 from aggregator.service import Aggregator

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from aggregator.core import round_events as events
 from aggregator.core import rounds
+from aggregator.core.round_state import RoundRules, RoundState, Task
 from device_runtime import agent
 from device_runtime.wire.messages import (
     Assignment,
@@ -83,15 +84,15 @@ class RoundTalk(Talk):
     def __init__(self, **rules) -> None:
         super().__init__()
         defaults = {"round_count": 2, "devices_min": 2, "quorum": 2, "deadline_s": 60.0}
-        self.rules = rounds.RoundRules(**(defaults | rules))
-        self.state = rounds.RoundState(self.rules)
+        self.rules = RoundRules(**(defaults | rules))
+        self.state = RoundState(self.rules)
         self.assignments: dict[str, Assignment] = {}
         self.updates: dict[str, bytes] = {}
         self.is_worker_slow = False  # then what closes is closed by `closed` only
 
     # --- events -----------------------------------------------------------------------------------------------
 
-    def happens(self, event: rounds.Event, text: str) -> list[rounds.Command]:
+    def happens(self, event: events.Event, text: str) -> list[events.Command]:
         self.lines.append(f"> {text}")
         self.state, commands = rounds.step(self.state, event, self.now_ns)
         for command in commands:
@@ -99,8 +100,8 @@ class RoundTalk(Talk):
             self.answer(command)
         return commands
 
-    def heard(self, device: str, message: Message) -> list[rounds.Command]:
-        return self.happens(rounds.Heard(device, message), f"{device} says {words(message)}")
+    def heard(self, device: str, message: Message) -> list[events.Command]:
+        return self.happens(events.Heard(device, message), f"{device} says {words(message)}")
 
     def hello(self, device: str, session: str = "s1") -> None:
         self.heard(device, fakes.hello(device, session))
@@ -119,12 +120,12 @@ class RoundTalk(Talk):
 
     def wait(self, seconds: float) -> None:
         self.now_ns += int(seconds * SECOND_NS)
-        self.happens(rounds.Tick(), f"{seconds:g} s later")
+        self.happens(events.Tick(), f"{seconds:g} s later")
 
     def restart(self, **changed) -> None:
         """The aggregator dies and comes back, as service.py resumes from its ledger."""
         tasks = {
-            device: rounds.Task(task.assignment, task.status if task.status == "accepted" else "assigned", task.offer)
+            device: Task(task.assignment, task.status if task.status == "accepted" else "assigned", task.offer)
             for device, task in self.state.tasks.items()
         }
         self.state = replace(
@@ -134,55 +135,55 @@ class RoundTalk(Talk):
 
     # --- commands ---------------------------------------------------------------------------------------------
 
-    def answer(self, command: rounds.Command) -> None:
+    def answer(self, command: events.Command) -> None:
         match command:
-            case rounds.OpenRound(round_index, attempt, devices):
+            case events.OpenRound(round_index, attempt, devices):
                 made = tuple(fakes.assignment(device, round_index, attempt) for device in devices)
                 self.assignments |= {a.device: a for a in made}
-                self.happens(rounds.Opened(made, 1000), "opened")
-            case rounds.CheckUpdate(offer):
+                self.happens(events.Opened(made, 1000), "opened")
+            case events.CheckUpdate(offer):
                 self.checked(offer, "accepted", "")
-            case rounds.RejectUpdate(offer, reason):
+            case events.RejectUpdate(offer, reason):
                 self.checked(offer, "rejected", reason)
-            case rounds.CloseRound() if not self.is_worker_slow:
+            case events.CloseRound() if not self.is_worker_slow:
                 self.closed()
 
     def closed(self) -> None:
-        self.happens(rounds.Closed(), "closed")
+        self.happens(events.Closed(), "closed")
 
     def checked(self, offer: Offer, verdict, reason: str) -> None:
         receipt = Receipt(
             assignment_id=offer.assignment_id, update_sha=offer.update_sha, verdict=verdict, reason=reason
         )
-        self.happens(rounds.Checked(offer.device, receipt), f"checked: {verdict}")
+        self.happens(events.Checked(offer.device, receipt), f"checked: {verdict}")
 
-    def spell(self, command: rounds.Command) -> str:
+    def spell(self, command: events.Command) -> str:
         match command:
-            case rounds.Send(device, message):
+            case events.Send(device, message):
                 return f"tell {device}: {words(message)}"
-            case rounds.Broadcast(message):
+            case events.Broadcast(message):
                 return f"tell all: {words(message)}"
-            case rounds.Enrol(hello):
+            case events.Enrol(hello):
                 return f"journal: {hello.device} is a member"
-            case rounds.Depart(device, reason):
+            case events.Depart(device, reason):
                 return f"journal: {device} is a member no more ({reason})"
-            case rounds.OpenRound(round_index, attempt, devices):
+            case events.OpenRound(round_index, attempt, devices):
                 return f"open round {round_index}, attempt {attempt}, with {', '.join(devices)}"
             case events.WriteChunk(device, chunk):
                 return f"write {named(chunk.sha)} [{chunk.index}] of {device}, {len(chunk.data)} bytes"
             case events.DropChunks(device, sha):
                 return f"drop what was written of {named(sha)} of {device}"
-            case rounds.CheckUpdate(offer):
+            case events.CheckUpdate(offer):
                 return f"check and journal the update of {offer.device}"
-            case rounds.RejectUpdate(offer, reason):
+            case events.RejectUpdate(offer, reason):
                 return f"journal: the update of {offer.device} is rejected unseen ({reason})"
-            case rounds.RecordRefusal(refusal):
+            case events.RecordRefusal(refusal):
                 return f"journal: {refusal.device} refused {refusal.assignment_id} ({refusal.reason})"
-            case rounds.CloseRound(round_index):
+            case events.CloseRound(round_index):
                 return f"aggregate and commit round {round_index}"
-            case rounds.Serve(device, get):
+            case events.Serve(device, get):
                 return f"serve {device}: {words(get)}"
-            case rounds.Note(text):
+            case events.Note(text):
                 return f"note: {text}"
 
 

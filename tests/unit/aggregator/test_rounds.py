@@ -7,31 +7,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.core import rounds
+from aggregator.core import round_members
 from aggregator.core.pulls import SILENCE_NS, SILENCES_MAX
-from aggregator.core.round_events import DropChunks, Spoilt, Unservable, WriteChunk
-from aggregator.core.rounds import (
-    SECOND_NS,
+from aggregator.core.round_events import (
     Broadcast,
     Checked,
     CheckUpdate,
     Closed,
     CloseRound,
+    Command,
     Depart,
+    DropChunks,
     Enrol,
+    Event,
     Heard,
     Note,
     Opened,
     OpenRound,
     RecordRefusal,
     RejectUpdate,
-    RoundRules,
-    RoundState,
     Send,
     Serve,
+    Spoilt,
     Tick,
-    step,
+    Unservable,
+    WriteChunk,
 )
+from aggregator.core.round_state import SECOND_NS, RoundRules, RoundState, Task, resume
+from aggregator.core.rounds import step
 from device_runtime.wire import limits
 from device_runtime.wire.messages import (
     Assignment,
@@ -61,26 +64,26 @@ class Shell:
         self.state = RoundState(rules)
         self.arriving = MemoryArrivals()
         self.now_ns = 0
-        self.commands: list[rounds.Command] = []
+        self.commands: list[Command] = []
         self.assignments: dict[str, Assignment] = {}
         self.verdicts: dict[tuple[str, str], str] = {}
         self.closed: list[dict[str, str]] = []
         self.unservable: set[str] = set()
         self.is_worker_slow = False  # then a round that closes is closed by `close` only
 
-    def happens(self, event: rounds.Event) -> list[rounds.Command]:
+    def happens(self, event: Event) -> list[Command]:
         """Everything commanded because of one event."""
         start = len(self.commands)
         self._step(event)
         return self.commands[start:]
 
-    def _step(self, event: rounds.Event) -> None:
+    def _step(self, event: Event) -> None:
         self.state, commands = step(self.state, event, self.now_ns)
         for command in commands:
             self.commands.append(command)
             self._carry_out(command)
 
-    def _carry_out(self, command: rounds.Command) -> None:
+    def _carry_out(self, command: Command) -> None:
         match command:
             case OpenRound(index, attempt, devices):
                 reasons = {device: "no engine" for device in devices if device in self.unservable}
@@ -118,25 +121,25 @@ class Shell:
 
     # --- shorthand --------------------------------------------------------------------------------------------
 
-    def hello(self, device: str, session: str = "s1") -> list[rounds.Command]:
+    def hello(self, device: str, session: str = "s1") -> list[Command]:
         return self.happens(Heard(device, fakes.hello(device, session)))
 
-    def offer(self, device: str, data: bytes = UPDATE) -> list[rounds.Command]:
+    def offer(self, device: str, data: bytes = UPDATE) -> list[Command]:
         return self.happens(Heard(device, fakes.offer(self.assignments[device], data)))
 
-    def update(self, device: str, data: bytes = UPDATE) -> list[rounds.Command]:
+    def update(self, device: str, data: bytes = UPDATE) -> list[Command]:
         commands = self.offer(device, data)
         return commands + self.happens(Heard(device, cut_chunk(data, sha256_hex(data), 0)))
 
-    def refuse(self, device: str) -> list[rounds.Command]:
+    def refuse(self, device: str) -> list[Command]:
         refusal = Refusal(assignment_id=self.assignments[device].id, device=device, reason="no")
         return self.happens(Heard(device, refusal))
 
-    def wait(self, seconds: float) -> list[rounds.Command]:
+    def wait(self, seconds: float) -> list[Command]:
         self.now_ns += int(seconds * SECOND_NS)
         return self.happens(Tick())
 
-    def close(self) -> list[rounds.Command]:
+    def close(self) -> list[Command]:
         return self.happens(Closed()) if self.state.stage == "closing" else []
 
     def status(self) -> dict[str, str]:
@@ -152,7 +155,7 @@ def shell() -> Shell:
     return made
 
 
-def sent(commands: list[rounds.Command], kind: type) -> list[str]:
+def sent(commands: list[Command], kind: type) -> list[str]:
     """To whom a kind of message was sent."""
     return [c.device for c in commands if isinstance(c, Send) and isinstance(c.message, kind)]
 
@@ -180,7 +183,7 @@ def test_a_heartbeat_is_not_enrolled_again_but_a_new_session_is(shell):
 
 
 def test_no_more_devices_are_taken_in_than_the_limit_and_those_who_are_stay(shell, monkeypatch):
-    monkeypatch.setattr(rounds, "DEVICE_COUNT_MAX", len(shell.state.members))
+    monkeypatch.setattr(round_members, "DEVICE_COUNT_MAX", len(shell.state.members))
     before = shell.state
     (note,) = shell.hello("one-too-many")
     assert isinstance(note, Note)
@@ -455,7 +458,7 @@ def with_engines(device: str, *engines: str) -> Heard:
     return Heard(device, msgspec.structs.replace(fakes.hello(device), engines=engines))
 
 
-def unserved(commands: list[rounds.Command]) -> list[str]:
+def unserved(commands: list[Command]) -> list[str]:
     """Who was told that it waits outside."""
     sends = [c for c in commands if isinstance(c, Send) and isinstance(c.message, Welcome)]
     return [c.device for c in sends if c.message.unserved]
@@ -541,7 +544,7 @@ def test_where_only_one_that_cannot_be_served_could_be_asked_again_the_others_ge
 def test_members_that_cannot_be_served_any_more_after_a_restart_wait_outside():
     members = [fakes.hello("a"), fakes.hello("b"), fakes.hello("c")]
     shell = Shell()
-    shell.state = rounds.resume(RULES, members, 0, None, 0)
+    shell.state = resume(RULES, members, 0, None, 0)
     shell.unservable = {"b"}
     commands = shell.wait(1)
     assert OpenRound(1, 0, ("a", "c")) in commands
@@ -557,7 +560,7 @@ def test_an_outsider_that_leaves_is_forgotten():
 
 
 def test_outsiders_count_to_the_limit_of_devices(monkeypatch):
-    monkeypatch.setattr(rounds, "DEVICE_COUNT_MAX", 2)
+    monkeypatch.setattr(round_members, "DEVICE_COUNT_MAX", 2)
     shell = Shell(replace(RULES, devices_min=1))
     shell.unservable = {"a", "b"}
     shell.hello("a")
@@ -575,7 +578,7 @@ def test_what_was_accepted_survives_a_further_attempt(shell):
 
 
 def test_a_round_all_answered_before_a_restart_closes_without_anybody_speaking(shell):
-    tasks = {d: rounds.Task(a, "accepted", fakes.offer(a)) for d, a in shell.assignments.items()}
+    tasks = {d: Task(a, "accepted", fakes.offer(a)) for d, a in shell.assignments.items()}
     shell.state = replace(shell.state, tasks=tasks)
     assert CloseRound(1) in shell.wait(0.1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.core.rounds import RoundState
+from aggregator.core.round_state import RoundState
 from aggregator.ledger import Ledger
 from aggregator.run_events import RunEvent
 from aggregator.service import Aggregator
