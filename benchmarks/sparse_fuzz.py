@@ -68,6 +68,7 @@ def open_session(step: TrainStep) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 2
+    options.enable_cpu_mem_arena = False  # every tensor an allocation of its own, with a border that is watched
     options.register_custom_ops_library(str(LIBRARY))
     return onnxruntime.InferenceSession(step.train.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

@@ -9,8 +9,9 @@ from onnx import numpy_helper, parser
 
 from export.forward.model import ForwardModel
 from export.forward.values import forward_with
-from export.models.zoo import MODELS, build_model
+from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
+from tests.unit.export.conftest import SMALL_MODELS
 
 pytest.importorskip("onnxruntime")
 
@@ -27,7 +28,7 @@ def random_masks(model: ForwardModel, kept: float = 0.3) -> dict[str, np.ndarray
     return {p.name: (rng.random(p.shape) < kept).astype(np.float32) for p in model.parameters if p.prunable}
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", SMALL_MODELS)
 def test_loss_falls_over_thirty_steps(name: str, session: Session, input_shapes: Mapping[str, Any]) -> None:
     shape = input_shapes[name]
     trainer = session(build_model(name, shape, 4, seed=1))

@@ -13,7 +13,8 @@ from export.deploy.inference_graph import inference_graph, to_onnx
 from export.deploy.net import Net
 from export.forward.model import ForwardModel
 from export.models.graph import GraphBuilder
-from export.models.zoo import MODELS, build_model
+from export.models.zoo import build_model
+from tests.unit.export.conftest import SMALL_MODELS
 from tests.unit.export.deploy.conftest import pruned
 from tests.unit.export.tflite.conftest import parsed
 
@@ -141,7 +142,7 @@ def test_what_looks_across_channels_keeps_them() -> None:
     assert inference_graph(model).cuts == ()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL_MODELS)
 @pytest.mark.parametrize("share", [0.0, 0.9, 0.99])
 def test_zoo_models_compute_the_same(name: str, share: float) -> None:
     shape = {"mlp": (1, 8, 8), "cnn1d": (6, 32)}.get(name, (1, 20, 20))

@@ -10,7 +10,8 @@ from export.deploy.deployment import Request, deploy_onnx, deploy_tflite
 from export.deploy.samples import DataFile
 from export.deploy.source import open_source
 from export.forward.model import ForwardModel
-from export.models.zoo import MODELS, build_model
+from export.models.zoo import build_model
+from tests.unit.export.conftest import SMALL_MODELS
 from tests.unit.export.deploy.conftest import pruned
 
 pytest.importorskip("onnxruntime")
@@ -42,7 +43,7 @@ def test_there_are_five_models_from_outside() -> None:
     assert set(OUTSIDE) == {"autoencoder", "conv_1d", "ds_cnn", "mobilenet", "resnet_group_norm"}
 
 
-@pytest.mark.parametrize("name", [*MODELS, *OUTSIDE])
+@pytest.mark.parametrize("name", [*SMALL_MODELS, *OUTSIDE])
 @pytest.mark.parametrize("form", ["onnx", "tflite"])
 def test_fp32_is_equal_and_int8_is_near(name: str, form: str, tmp_path: Path) -> None:
     if form == "tflite":

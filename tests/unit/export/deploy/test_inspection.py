@@ -10,7 +10,8 @@ import pytest
 from device_runtime.wire.errors import UsageError
 from export.deploy.inspection import inspect_file
 from export.forward.model import ForwardModel
-from export.models.zoo import MODELS, build_model
+from export.models.zoo import build_model
+from tests.unit.export.conftest import SMALL_MODELS
 from tests.unit.export.deploy.conftest import pruned
 from tests.unit.export.tflite.conftest import parsed
 
@@ -20,7 +21,7 @@ def saved(model: ForwardModel, tmp_path: Path) -> Path:
     return tmp_path / "m.onnx"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL_MODELS)
 def test_flops_and_parameters_are_those_of_the_cost_table(name: str, tmp_path: Path) -> None:
     shape = {"mlp": (1, 8, 8), "cnn1d": (6, 32)}.get(name, (1, 20, 20))
     model = build_model(name, shape, 4, seed=1)

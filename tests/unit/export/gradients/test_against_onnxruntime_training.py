@@ -11,9 +11,9 @@ from device_runtime.wire.manifest import InputSpec
 from export.artifacts.ort_training import write_training_artifact
 from export.artifacts.spec import ArtifactSpec
 from export.forward.parameters import initial_params, parameter_table
-from export.models.zoo import MODELS, build_model
+from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
-from tests.unit.export.conftest import INPUT_SHAPES, BareSession
+from tests.unit.export.conftest import INPUT_SHAPES, SMALL_MODELS, BareSession
 
 _BINDINGS = pytest.importorskip("onnxruntime.capi._pybind_state")
 pytestmark = pytest.mark.skipif(not hasattr(_BINDINGS, "Module"), reason="onnxruntime-training is not installed")
@@ -36,7 +36,7 @@ def _masks(name: str, density: float) -> dict[str, np.ndarray]:
     return {p.name: rng.random(p.shape) < density for p in table if p.prunable}
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", SMALL_MODELS)
 def test_gradients_are_the_official_ones(name: str, tmp_path: Path, stepper: Callable[..., Any]) -> None:
     masks = _masks(name, 0.7)
     rng = np.random.default_rng(0)
@@ -63,7 +63,7 @@ def test_gradients_are_the_official_ones(name: str, tmp_path: Path, stepper: Cal
             assert not np.signbit(following).any()
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", SMALL_MODELS)
 def test_fifty_steps_track_the_official_loss(name: str, tmp_path: Path, stepper: Callable[..., Any]) -> None:
     official = _official(name, tmp_path / "official", {})
     ours = stepper(build_model(name, INPUT_SHAPES[name], 10, seed=1), choose_optimizer("sgd"))

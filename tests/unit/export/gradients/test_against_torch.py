@@ -9,8 +9,9 @@ import pytest
 
 from device_runtime.wire.manifest import Optimizer
 from export.forward.parameters import initial_params
-from export.models.zoo import MODELS, build_model
+from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
+from tests.unit.export.conftest import SMALL_MODELS
 
 pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
@@ -163,7 +164,7 @@ def _by_torch(model: onnx.ModelProto, values: Mapping[str, Any]) -> Any:
     return known["output"]
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", SMALL_MODELS)
 def test_every_zoo_models_gradients_are_torchs(
     name: str, stepper: Callable[..., Any], input_shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
