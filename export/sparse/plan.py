@@ -84,12 +84,12 @@ class Plan:
         self.maps.setdefault(layer.x, self._map(layer.x))
         self.maps[layer.makes] = self._map(layer.makes)
         self._made_by[layer.makes] = layer
-        if layer.operator == "BatchNorm" and self._uses.get(layer.makes) == 1:
-            self._waiting[layer.makes] = layer  # for the addition that may follow
-            return
         for value in layer.reads:
             self._settle(value)
-        self.steps.append(layer)
+        if layer.operator == "BatchNorm" and self._uses.get(layer.makes) == 1:
+            self._waiting[layer.makes] = layer  # for the addition that may follow
+        else:
+            self.steps.append(layer)
 
     def finish(self) -> None:
         """Put down what still waited."""

@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from device_runtime.wire.manifest import Optimizer
+from export.models.graph import GraphBuilder
 from export.models.zoo import build_model
 from export.steps.optimizers import choose_optimizer
 from export.train_step import train_step
@@ -164,6 +165,15 @@ def test_what_is_not_compiled_leaves_the_layout_and_comes_back(name: str) -> Non
     shape = tuple(d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim[1:])
     outputs = graph.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     assert_same(*both(graph, shape, outputs=outputs, density=0.6))
+
+
+def test_a_normalisation_of_a_normalisation_of_a_branch_of_the_input() -> None:
+    b = GraphBuilder((2, 5, 6), 1)
+    x = b.batch_norm(b.conv(b.input, "conv", 2, 3, padding=1, bias=False), "first")
+    x = b.relu(b.add(x, b.input, "sum"), "relu")
+    x = b.batch_norm(b.batch_norm(x, "second"), "third")
+    model = b.model(b.logits(b.flatten(x), "out", 5), "twice")
+    assert_same(*both(model.proto, (2, 5, 6), rate=0.1))  # gradients before a normalisation are little but rounding
 
 
 def test_convolutions_share_one_pass_with_their_relu_and_normalisations_with_sum_and_relu() -> None:
