@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from aggregator.profiles.comparison import Entry
+from aggregator.report.drawing import HALF, WIDE, Plot
 from aggregator.report.looks import (
     BLUE,
     DARK,
@@ -19,7 +20,6 @@ from aggregator.report.looks import (
     shorten,
 )
 from aggregator.report.page import Key, si, si_scale
-from aggregator.report.plots import HALF, WIDE, Plot
 from device_runtime.profile.record import Layer, Soak
 from device_runtime.profile.values import Value
 

@@ -10,10 +10,10 @@ import msgspec
 from device_runtime.profile.instruments import energy, per_step
 from device_runtime.profile.methodology import distribution, spread
 from device_runtime.profile.phase_samples import OFFLINE
-from device_runtime.profile.record import Case, Cold, Memory, Payload, Plan, Repeat, Roof, StepFlops, WarmUp
-from device_runtime.profile.values import PhaseSamples, absent, derived
+from device_runtime.profile.record import Case, Cold, Memory, Payload, Plan, Repeat, Roof, StepFlops, Verdict, WarmUp
+from device_runtime.profile.values import PhaseSamples, Value, absent, derived
 from device_runtime.profile.verdict import judge
-from device_runtime.wire.cost import KernelCost, flops
+from device_runtime.wire.cost import Flops, KernelCost, flops
 from device_runtime.wire.manifest import Manifest
 from device_runtime.wire.support import Kept
 
@@ -84,11 +84,7 @@ def tally(
         spread=between,
         steps_per_second=derived(per_second, "1/s", "over all timed steps"),
         samples_per_second=derived(per_second * job.batch, "1/s", "over all timed steps"),
-        flops=StepFlops(
-            dense=derived(cost.dense, "FLOP/step"),
-            ideal=derived(cost.ideal, "FLOP/step"),
-            executed=derived(cost.executed, "FLOP/step"),
-        ),
+        flops=_step_flops(cost),
         rate=derived(rate, "GFLOP/s", "executed FLOPs over the step's p50"),
         share_of_peak=derived(rate / peak if peak else None, "1", reason="the peak is not known"),
         memory=found.memory,
@@ -98,15 +94,29 @@ def tally(
         layers=None,
         layers_note="",
         soak=None,
-        verdict=judge(
-            job.emulated,
-            found.repeats,
-            between,
-            threads=job.threads,
-            cores=job.cores,
-            is_stable=found.warm_up.is_stable,
-            are_finite=found.is_finite,
-        ),
+        verdict=_verdict(job, found, between),
+    )
+
+
+def _step_flops(cost: Flops) -> StepFlops:
+    """The three counts of a step."""
+    return StepFlops(
+        dense=derived(cost.dense, "FLOP/step"),
+        ideal=derived(cost.ideal, "FLOP/step"),
+        executed=derived(cost.executed, "FLOP/step"),
+    )
+
+
+def _verdict(job: CaseJob, found: Findings, between: Value) -> Verdict:
+    """Whether the numbers may stand for the board."""
+    return judge(
+        job.emulated,
+        found.repeats,
+        between,
+        threads=job.threads,
+        cores=job.cores,
+        is_stable=found.warm_up.is_stable,
+        are_finite=found.is_finite,
     )
 
 

@@ -13,6 +13,7 @@ from device_runtime.wire.support import sha256_hex
 from export.deploy.budget import Need, tensor_bytes
 from export.deploy.deployment import Report, Request, deploy_tflite
 from export.deploy.facts import Inspection
+from export.deploy.provenance import Provenance
 from export.tflite.flatbuffer import load_schema
 from export.tflite.reading import read_model
 
@@ -89,47 +90,54 @@ def _write(path: Path, text: str) -> None:
 def header_text(symbol: str, name: str, found: Inspection, need: Need, sha: str) -> str:
     """The header: declarations, and in a comment the operators to register, shapes and needs."""
     guard = re.sub(r"[^0-9A-Z]", "_", name.upper()) + "_"
+    model = found.provenance.model if found.provenance else symbol
+    facts = [*_meaning(found.provenance), f"sha256     {sha}", *_needs(found, need)]
+    comment = "\n".join(f" * {fact}" for fact in facts)
+    return f"""/* {model}: a TFLite model, written by espalier.
+{comment}
+ */
+#ifndef {guard}
+#define {guard}
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+extern const unsigned char {symbol}[];
+extern const unsigned int {symbol}_size;
+#define {symbol.upper()}_TENSOR_BYTES {need.ram_bytes}
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif /* {guard} */
+"""
+
+
+def _meaning(provenance: Provenance | None) -> list[str]:
+    """What goes in and what comes out, where the model says."""
+    facts = []
+    if provenance and provenance.labels:
+        facts.append(f"labels     {', '.join(label.replace('*/', '') for label in provenance.labels)}")
+    if provenance and provenance.input:
+        spec = provenance.input
+        facts.append(
+            f"raw data   times {spec.scale!r}, minus {list(spec.mean)}, divided by {list(spec.std)} per channel"
+        )
+    return facts
+
+
+def _needs(found: Inspection, need: Need) -> list[str]:
+    """Shapes, bytes, and the operators to register."""
     used = sorted({layer.op for layer in found.layers})
-    lines = [
-        f"/* {found.provenance.model if found.provenance else symbol}: a TFLite model, written by espalier.",
-        f" * sha256     {sha}",
-        *(f" * input      {n} {'x'.join(map(str, s))}" for n, s in found.inputs.items()),
-        *(f" * output     {n} {'x'.join(map(str, s))}" for n, s in found.outputs.items()),
-        f" * flash      {need.flash_bytes} bytes",
-        f" * RAM        {need.ram_bytes} bytes of tensors, and what the arena adds",
-        f" * operators  {len(used)} for a MicroMutableOpResolver: {', '.join(used)}",
-        " */",
+    return [
+        *(f"input      {n} {'x'.join(map(str, s))}" for n, s in found.inputs.items()),
+        *(f"output     {n} {'x'.join(map(str, s))}" for n, s in found.outputs.items()),
+        f"flash      {need.flash_bytes} bytes",
+        f"RAM        {need.ram_bytes} bytes of tensors, and what the arena adds",
+        f"operators  {len(used)} for a MicroMutableOpResolver: {', '.join(used)}",
     ]
-    if found.provenance and found.provenance.input:
-        spec = found.provenance.input
-        lines[1:1] = [
-            f" * raw data   times {spec.scale!r}, minus {list(spec.mean)}, divided by {list(spec.std)} per channel"
-        ]
-    labels = found.provenance.labels if found.provenance else ()
-    if labels:
-        lines[1:1] = [f" * labels     {', '.join(label.replace('*/', '') for label in labels)}"]
-    return "\n".join(
-        [
-            *lines,
-            f"#ifndef {guard}",
-            f"#define {guard}",
-            "",
-            "#ifdef __cplusplus",
-            'extern "C" {',
-            "#endif",
-            "",
-            f"extern const unsigned char {symbol}[];",
-            f"extern const unsigned int {symbol}_size;",
-            f"#define {symbol.upper()}_TENSOR_BYTES {need.ram_bytes}",
-            "",
-            "#ifdef __cplusplus",
-            "}",
-            "#endif",
-            "",
-            f"#endif /* {guard} */",
-            "",
-        ]
-    )
 
 
 def source_text(symbol: str, header: str, data: bytes) -> str:

@@ -26,25 +26,8 @@ def choose_optimizer(
     """
     if name not in ("sgd", "adamw"):
         raise UsageError(f"there is no optimizer {name!r}: choose sgd or adamw")
-    for label, value, bound in (
-        ("momentum", momentum, 1.0),
-        ("weight decay", weight_decay, math.inf),
-        ("clip_norm", clip_norm, math.inf),
-        ("proximal_mu", proximal_mu, math.inf),
-        ("beta1", beta1, 1.0),
-        ("beta2", beta2, 1.0),
-    ):
-        if not 0.0 <= value < bound:
-            limit = "at least 0" if bound == math.inf else f"at least 0 and below {bound:g}"
-            raise UsageError(f"{label} is {value:g}: give a value of {limit}")
-    if not 0.0 < epsilon < math.inf:
-        raise UsageError(f"epsilon is {epsilon:g}: give a value above 0")
-    if nesterov and momentum == 0.0:
-        raise UsageError("nesterov without momentum has no effect: give a momentum above 0, e.g. 0.9")
-    if name == "adamw" and (momentum or nesterov):
-        raise UsageError("momentum belongs to sgd, and adamw has betas instead: leave momentum out or choose sgd")
     chosen: OptimizerName = "adamw" if name == "adamw" else "sgd"
-    return Optimizer(
+    optimizer = Optimizer(
         name=chosen,
         where="host" if momentum or (chosen == "sgd" and weight_decay) else "graph",
         momentum=momentum,
@@ -56,3 +39,31 @@ def choose_optimizer(
         clip_norm=clip_norm,
         proximal_mu=proximal_mu,
     )
+    _check_ranges(optimizer)
+    _check_together(optimizer)
+    return optimizer
+
+
+def _check_ranges(o: Optimizer) -> None:
+    """Every number by itself."""
+    for label, value, bound in (
+        ("momentum", o.momentum, 1.0),
+        ("weight decay", o.weight_decay, math.inf),
+        ("clip_norm", o.clip_norm, math.inf),
+        ("proximal_mu", o.proximal_mu, math.inf),
+        ("beta1", o.beta1, 1.0),
+        ("beta2", o.beta2, 1.0),
+    ):
+        if not 0.0 <= value < bound:
+            limit = "at least 0" if bound == math.inf else f"at least 0 and below {bound:g}"
+            raise UsageError(f"{label} is {value:g}: give a value of {limit}")
+    if not 0.0 < o.epsilon < math.inf:
+        raise UsageError(f"epsilon is {o.epsilon:g}: give a value above 0")
+
+
+def _check_together(o: Optimizer) -> None:
+    """What has a meaning only beside something else."""
+    if o.nesterov and o.momentum == 0.0:
+        raise UsageError("nesterov without momentum has no effect: give a momentum above 0, e.g. 0.9")
+    if o.name == "adamw" and (o.momentum or o.nesterov):
+        raise UsageError("momentum belongs to sgd, and adamw has betas instead: leave momentum out or choose sgd")

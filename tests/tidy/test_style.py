@@ -7,16 +7,34 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [p for d in ("device_runtime", "aggregator", "export", "firmware_profiles") for p in (ROOT / d).rglob("*.py")]
-FUNCTION_LINES_MAX = 60  # code lines; the aim is 30
-FILE_LINES_MAX = 500
+FUNCTION_LINES_MAX = 45
+FUNCTION_LINES_P90_MAX = 20
+FILE_LINES_MAX = 300
+# Files that are still to be divided; this list only ever shrinks.
+LONG_FILES = {"export/sparse/plan.py"}
 TEXTS = [p for p in ROOT.rglob("*") if p.suffix in (".py", ".md", ".toml", ".sh") and ".venv" not in str(p)]
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def code_lines(node: ast.AST) -> int:
-    """Lines that hold code: no docstring, no blank, no comment."""
-    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    body = node.body[1:] if ast.get_docstring(node) else node.body
-    return len({n.lineno for part in body for n in ast.walk(part) if hasattr(n, "lineno")})
+def code_lines(node: Function, lines: list[str]) -> int:
+    """Lines of a function from its `def` to its end that hold code: no docstring, no blank, no comment."""
+    held = set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    if ast.get_docstring(node):
+        held -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return sum(1 for n in held if (text := lines[n - 1].strip()) and not text.startswith("#"))
+
+
+def functions(path: Path) -> list[tuple[Function, int]]:
+    """Every function of a file, and how many lines of code it has."""
+    text = path.read_text()
+    found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, Function)]
+    return [(node, code_lines(node, text.splitlines())) for node in found]
+
+
+def test_lines_of_code_are_counted_from_the_def_without_words() -> None:
+    source = 'def f(\n    a,\n):\n    """One.\n\n    Two.\n    """\n    # why\n\n    return {\n        a: 1,\n    }\n'
+    (node,) = (n for n in ast.walk(ast.parse(source)) if isinstance(n, Function))
+    assert code_lines(node, source.splitlines()) == 6
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -26,10 +44,17 @@ def test_every_module_says_its_one_idea_and_keeps_it_small(path: Path) -> None:
     docstring = ast.get_docstring(tree)
     assert docstring, f"{path} has no docstring"
     assert docstring.splitlines()[0].rstrip().endswith((".", ":", ",")) or "\n" in docstring
-    assert len(text.splitlines()) <= FILE_LINES_MAX, f"{path} holds more than one idea"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert code_lines(node) <= FUNCTION_LINES_MAX, f"{path}:{node.lineno} {node.name} is too long"
+    is_long = len(text.splitlines()) > FILE_LINES_MAX
+    assert is_long == (str(path.relative_to(ROOT)) in LONG_FILES), (
+        f"{path}: divide it by ideas, or take it off the list"
+    )
+    for node, length in functions(path):
+        assert length <= FUNCTION_LINES_MAX, f"{path}:{node.lineno} {node.name} is too long"
+
+
+def test_nine_functions_of_ten_are_short() -> None:
+    lengths = sorted(length for path in SOURCES for _, length in functions(path))
+    assert lengths[int(0.9 * len(lengths))] <= FUNCTION_LINES_P90_MAX
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
