@@ -112,7 +112,7 @@ def _roof(carry: Carry, job: RoofJob, detection: Detection, progress: Progress) 
 
 def datasheet_roof(board: Board | None, threads: int, reason: str) -> Roof:
     """The limits that the board's file gives for one thread or for all cores, absent where it gives none."""
-    known = roofs(board, None) if board else None
+    known = roofs(board) if board else None
     compute = (known.fp32_core if threads == 1 else known.fp32_all) if known else None
     memory = (known.memory_core if threads == 1 else known.memory_all) if known else None
     return Roof(threads=threads, compute=_number(compute, "GFLOP/s", reason), bandwidth=_number(memory, "GB/s", reason))

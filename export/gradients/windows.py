@@ -32,11 +32,6 @@ class Windows:
         reach = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in self._steps()]
         return tuple(r - p - n for r, p, n in zip(reach, self.before, self.large, strict=True))
 
-    @property
-    def overlap(self) -> bool:
-        """Whether an element can be in two windows."""
-        return any((k - 1) * d >= s for _, s, k, d in self._steps())
-
     def positions(self) -> Iterator[tuple[int, ...]]:
         """Every position in a window, in row-major order."""
         return itertools.product(*(range(k) for k in self.kernel))

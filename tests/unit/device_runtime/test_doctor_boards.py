@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -11,7 +12,7 @@ from device_runtime.boards.command import app
 from device_runtime.boards.self_benchmark import parse_cpus
 from device_runtime.boards.tiny_graphs import conv_graph, matmul_graph
 from device_runtime.engines.onnxruntime_import import import_onnxruntime
-from firmware_profiles.measured import load_measured
+from firmware_profiles.measured import MEASURED_FILE, MeasuredBoard
 from tests.unit.firmware_profiles.trees import arm_tree
 
 runner = CliRunner()
@@ -38,8 +39,7 @@ def test_detect_says_which_board_and_why(tmp_path: Path) -> None:
 def test_measure_keeps_every_rate_in_the_folder(tmp_path: Path) -> None:
     done = runner.invoke(app, ["measure", "--seconds", "0.1", "--folder", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
-    record = load_measured(tmp_path)
-    assert record is not None
+    record = msgspec.json.decode((tmp_path / MEASURED_FILE).read_bytes(), type=MeasuredBoard)
     assert {r.quantity for r in record.rates} == {
         f"{k}_{n}" for k in ("gemm", "conv", "copy", "add") for n in ("core", "all")
     }
