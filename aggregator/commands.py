@@ -31,6 +31,7 @@ def run(
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("espalier").setLevel(level)  # libraries keep to warnings
     from aggregator.event_lines import print_json, print_line, to_log
+    from aggregator.run_lock import holding
     from aggregator.service import Aggregator
     from aggregator.settings import load_settings
     from device_runtime.config import read_settings_file
@@ -41,7 +42,8 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     listeners = (print_json if as_json else print_line, to_log)
-    finished = Aggregator(settings, over_mqtt(settings.link), listeners).run(stop)
+    with holding(Path(settings.run.folder)):
+        finished = Aggregator(settings, over_mqtt(settings.link), listeners).run(stop)
     if not finished:
         typer.echo("stopped; the same command goes on from the last committed round", err=True)
         raise typer.Exit(130)
