@@ -13,6 +13,8 @@ from export.forward.form import BATCH
 from export.gradients.tape import Dim
 
 DOMAIN = "espalier"
+# What the graphs are written for: device_runtime/kernels/source/operator.h.
+OPERATORS_VERSION = 1
 TILES, LANES = "tiles", "lanes"
 NO_HALO = (0, 0)
 

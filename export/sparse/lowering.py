@@ -8,7 +8,7 @@ from onnx import TensorProto
 from device_runtime.wire.manifest import STAMP, Parameter, count_name, kept_name
 from export.forward.form import INPUT
 from export.sparse import rules  # noqa: F401  # registers the gradients
-from export.sparse.layout import DOMAIN, Map, packed_shape
+from export.sparse.layout import DOMAIN, OPERATORS_VERSION, Map, packed_shape
 from export.sparse.plan import Layer, Plan
 from export.steps.step_graph import StepGraph
 
@@ -109,7 +109,8 @@ class _Lowering:
     def _as_packed(self, value: ir.Value) -> ir.Value:
         if value not in self._packed:
             y, gradient = self._geometry(value), self._geometry(value, backward=True)
-            made = self._write("Pack", [value], [packed_shape(y)], y=y, y_gradient=gradient)
+            version = {"operators": OPERATORS_VERSION}
+            made = self._write("Pack", [value], [packed_shape(y)], y=y, y_gradient=gradient, **version)
             (self._packed[value],) = made
         return self._packed[value]
 

@@ -63,7 +63,7 @@ class SparseTrainer(PortableTrainer):
             return super()._open(file)
         except EngineError as error:
             reason = str(error).replace(str(self._artifact), "")
-            if "espalier:" in reason or '"espalier"' in reason:
+            if "espalier:" in reason or "of the operators" in reason:
                 raise self._library.missing_operator(reason) from error
             raise
 

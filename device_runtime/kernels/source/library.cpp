@@ -45,8 +45,7 @@ ESPALIER_EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const O
   return api<OrtStatus *(OrtSessionOptions *, OrtCustomOpDomain *)>(28)(options, domain);
 }
 
-// The version of the operators: an artifact says which it needs.
-ESPALIER_EXPORT int espalier_kernels_version() { return 1; }
+ESPALIER_EXPORT int espalier_kernels_version() { return espalier::OPERATORS_VERSION; }
 
 // Which instructions the inner loops use here, and how many images they take at once.
 ESPALIER_EXPORT const char *espalier_kernels_instructions() { return espalier::kernels().name; }

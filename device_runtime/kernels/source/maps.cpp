@@ -7,7 +7,13 @@ namespace espalier {
 struct Pack {
   Geometry y;
 
-  OrtStatus *configure(const Attributes &a) { return a.geometry("y", &y); }
+  // onnxruntime does not hold a graph's version of a domain against the versions of its operators, so this does.
+  OrtStatus *configure(const Attributes &a) {
+    const int64_t wanted = a.integer("operators", OPERATORS_VERSION);
+    if (wanted != OPERATORS_VERSION)
+      return fail("the graph is for version %lld of the operators, not %d", (long long)wanted, OPERATORS_VERSION);
+    return a.geometry("y", &y);
+  }
 
   OrtStatus *run(Call &call) {
     Tensor x;

@@ -13,6 +13,9 @@
 
 namespace espalier {
 
+// The version of the operators. A graph says in its Pack which it was written for.
+constexpr int OPERATORS_VERSION = 1;
+
 #define ESPALIER_TRY(expression)                    \
   do {                                              \
     if (OrtStatus *failed = (expression)) return failed; \
