@@ -69,7 +69,7 @@ print("torch" in sys.modules, "onnxruntime" in sys.modules)
 
 
 def test_same_arguments_give_the_same_bytes_in_every_process(tmp_path: Path) -> None:
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     contents = []
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)}

@@ -79,7 +79,7 @@ print("torch" in sys.modules)
 
 
 def _generate(folder: Path, hash_seed: str, names: list[str]) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(root)}
     folder.mkdir()
     return subprocess.run(
