@@ -9,7 +9,8 @@ from device_runtime.wire.manifest import STAMP, Parameter, count_name, kept_name
 from export.forward.form import INPUT
 from export.sparse import rules  # noqa: F401  # registers the gradients
 from export.sparse.layout import DOMAIN, OPERATORS_VERSION, Map, packed_shape
-from export.sparse.plan import Layer, Plan
+from export.sparse.plan import Plan
+from export.sparse.recognition import Layer
 from export.steps.step_graph import StepGraph
 
 

@@ -1,4 +1,4 @@
-"""Which nodes of a forward graph become operators of the layout, and what is joined into one.
+"""The order of a step in the layout: what of a forward graph lies in it, and what is joined into one operator.
 
 Contractions with a prunable weight enter the layout; normalisations, poolings, ReLU and additions stay in it when they
 read from it. A ReLU joins the operator before it, an addition the batch normalisation before it. Views of a whole batch
@@ -7,45 +7,18 @@ and runs as the standard operator that it is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from export.forward.form import BATCH
-from export.gradients.registry import Applied
 from export.gradients.tape import Tape
-from export.gradients.windows import windows_of
-from export.sparse.layout import NO_HALO, Halo, Map, Windows, map_of
+from export.sparse.layout import NO_HALO, Halo, Map, map_of
+from export.sparse.recognition import Layer, Recogniser
 
 # Operators whose gradient rule can gate what it gives to the ReLU before it.
 _GATING = frozenset({"Conv", "Linear", "MaxPool"})
 _WITH_RELU = frozenset({"Conv", "Linear", "MaxPool", "BatchNorm"})
 _VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity"})
-
-
-@dataclass(slots=True, eq=False)
-class Layer:
-    """A node that becomes an operator of the layout.
-
-    x: the value it reads there. makes: the value of the forward graph that its result stands for, behind what was
-    joined. weight: the prunable parameter. branch: what is added before the ReLU.
-    """
-
-    operator: str
-    node: ir.Node
-    x: ir.Value
-    makes: ir.Value
-    weight: str = ""
-    bias: ir.Value | None = None
-    branch: ir.Value | None = None
-    relu: bool = False
-    windows: Windows | None = None
-    attributes: dict[str, object] = field(default_factory=dict)
-
-    @property
-    def reads(self) -> list[ir.Value]:
-        """The values of the layout that it reads."""
-        return [self.x] if self.branch is None else [self.x, self.branch]
 
 
 class Plan:
@@ -56,10 +29,10 @@ class Plan:
 
     def __init__(self, tape: Tape, nodes: Sequence[ir.Node], output: ir.Value, weights: Mapping[str, ir.Value]) -> None:
         self._tape, self._output = tape, output
-        self._weights = {value: name for name, value in weights.items()}
         self.steps: list[Layer | ir.Node] = []
         self.maps: dict[ir.Value, Map] = {}
         self.views: dict[ir.Value, ir.Value] = {}
+        self._recogniser = Recogniser(tape, weights, self.maps, self.source)
         self._made_by: dict[ir.Value, Layer] = {}
         self._uses: dict[ir.Value, int] = {output: 1}
         self._waiting: dict[ir.Value, Layer] = {}
@@ -73,8 +46,7 @@ class Plan:
     def _add(self, node: ir.Node) -> None:
         if self._joins(node) or self._is_view(node):
             return
-        recognise = _RECOGNISED.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        layer = recognise(self, node) if recognise is not None else None
+        layer = self._recogniser.layer_of(node)
         for value in node.inputs:
             if layer is None and value is not None:
                 self._settle(value)
@@ -207,132 +179,6 @@ class Plan:
         makers = {layer.makes for layer in self.layers() if layer.relu and layer.operator in _GATING}
         return makers - others
 
-    def weight_of(self, value: ir.Value | None) -> tuple[str, bool]:
-        """The prunable parameter that a value is, or is the transpose of; "" for any other."""
-        if value is None:
-            return "", False
-        if value in self._weights:
-            return self._weights[value], False
-        node = value.producer()
-        if node is not None and node.op_type == "Transpose" and node.inputs[0] in self._weights:
-            permutation = node.attributes.get("perm")
-            if permutation is None or list(permutation.as_ints()) == [1, 0]:
-                return self._weights[node.inputs[0]], True
-        return "", False
-
-    def convolution(self, node: ir.Node) -> Layer | None:
-        """A Conv over one or two axes with a prunable weight."""
-        x, weight = node.inputs[0], self.weight_of(node.inputs[1])
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if x is None or not weight[0] or weight[1]:
-            return None
-        shape, result = self._tape.shape(x), self._tape.shape(node.outputs[0])
-        if not 3 <= len(shape) <= 4 or map_of(shape) is None or map_of(result) is None:
-            return None
-        assert node.inputs[1] is not None
-        kernel = tuple(int(n) for n in self._tape.shape(node.inputs[1])[2:])
-        found, attributes = self._windows(node, kernel)
-        group = node.attributes.get("group")
-        attributes["group"] = 1 if group is None else group.as_int()
-        return Layer("Conv", node, x, node.outputs[0], weight[0], bias, windows=found, attributes=attributes)
-
-    def _windows(self, node: ir.Node, kernel: tuple[int, ...]) -> tuple[Windows, dict[str, object]]:
-        assert node.inputs[0] is not None
-        x, y = self._tape.shape(node.inputs[0])[2:], self._tape.shape(node.outputs[0])[2:]
-        seen = windows_of(Applied(node, (), ()), kernel, x, y)
-        found = Windows(*(_two(n, fill) for n, fill in _axes(seen.kernel, seen.stride, seen.before, seen.dilation)))
-        return found, {
-            "kernel": list(found.kernel),
-            "strides": list(found.strides),
-            "before": list(found.before),
-            "dilations": list(found.dilations),
-        }
-
-    def product(self, node: ir.Node) -> Layer | None:
-        """A Gemm or MatMul of a batch of vectors with a prunable weight."""
-        x = node.inputs[0]
-        weight, flipped = self.weight_of(node.inputs[1])
-        if x is None or not weight or len(self._tape.shape(x)) != 2 or map_of(self._tape.shape(x)) is None:
-            return None
-        bias, transposed = None, True
-        if node.op_type == "Gemm":
-            own = node.attributes
-            if any(own[n].as_float() != 1.0 for n in ("alpha", "beta") if n in own):
-                return None
-            if "transA" in own and own["transA"].as_int():
-                return None
-            transposed = not ("transB" in own and own["transB"].as_int())
-            bias = node.inputs[2] if len(node.inputs) > 2 else None
-        outputs = int(self._tape.shape(node.outputs[0])[1])
-        if bias is not None and self._tape.shape(bias) != (outputs,):
-            return None
-        attributes: dict[str, object] = {"outputs": outputs, "transposed": int(transposed != flipped)}
-        return Layer("Linear", node, self.source(x) or x, node.outputs[0], weight, bias, attributes=attributes)
-
-    def normalisation(self, node: ir.Node) -> Layer | None:
-        """A BatchNormalization over the moments of the batch."""
-        x, training = node.inputs[0], node.attributes.get("training_mode")
-        if x is None or x not in self.maps or training is None or not training.as_int() or len(node.outputs) != 3:
-            return None
-        epsilon = node.attributes.get("epsilon")
-        attributes: dict[str, object] = {"epsilon": 1e-5 if epsilon is None else epsilon.as_float()}
-        return Layer("BatchNorm", node, x, node.outputs[0], attributes=attributes)
-
-    def pooling(self, node: ir.Node) -> Layer | None:
-        """A MaxPool or AveragePool with windows, or over the whole map."""
-        x = node.inputs[0]
-        if x is None or x not in self.maps or len(node.outputs) != 1:
-            return None
-        size = tuple(int(n) for n in self._tape.shape(x)[2:])
-        whole = node.op_type.startswith("Global")
-        kernel = size if whole else tuple(node.attributes["kernel_shape"].as_ints())
-        found, attributes = self._windows(node, kernel)
-        pads = node.attributes.get("pads")
-        behind = [0] * len(size) if pads is None else list(pads.as_ints())[len(size) :]
-        attributes["behind"] = list(_two(tuple(max(n, 0) for n in behind), 0))
-        counting = node.attributes.get("count_include_pad")
-        attributes["count_padding"] = 0 if counting is None else counting.as_int()
-        operator = "MaxPool" if node.op_type == "MaxPool" else "AveragePool"
-        return Layer(operator, node, x, node.outputs[0], windows=found, attributes=attributes)
-
-    def rectifier(self, node: ir.Node) -> Layer | None:
-        """A ReLU that no layer before it could take along."""
-        x = node.inputs[0]
-        return None if x is None or x not in self.maps else Layer("Relu", node, x, node.outputs[0])
-
-    def addition(self, node: ir.Node) -> Layer | None:
-        """A sum of two values of the layout."""
-        first, second = node.inputs
-        if first is None or second is None or first not in self.maps or second not in self.maps:
-            return None
-        if self._tape.shape(first) != self._tape.shape(second):
-            return None
-        return Layer("Add", node, first, node.outputs[0], branch=second)
-
 
 def _wider(a: Halo, b: Halo) -> Halo:
     return max(a[0], b[0]), max(a[1], b[1])
-
-
-def _axes(*lists: tuple[int, ...]) -> list[tuple[tuple[int, ...], int]]:
-    """Kernel, stride, padding and dilation with what a missing axis has."""
-    return list(zip(lists, (1, 1, 0, 1), strict=True))
-
-
-def _two(numbers: tuple[int, ...], fill: int) -> tuple[int, int]:
-    """One number for rows and one for columns."""
-    rows, columns = (*[fill] * (2 - len(numbers)), *numbers)
-    return rows, columns
-
-
-_RECOGNISED: Mapping[str, Callable[[Plan, ir.Node], Layer | None]] = {
-    "Conv": Plan.convolution,
-    "Gemm": Plan.product,
-    "MatMul": Plan.product,
-    "BatchNormalization": Plan.normalisation,
-    "MaxPool": Plan.pooling,
-    "AveragePool": Plan.pooling,
-    "GlobalAveragePool": Plan.pooling,
-    "Relu": Plan.rectifier,
-    "Add": Plan.addition,
-}
