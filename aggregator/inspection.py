@@ -4,10 +4,11 @@ from pathlib import Path
 
 import msgspec
 
-from aggregator.ledger import Ledger
+from aggregator.ledger_faults import faults_told
 from aggregator.profiles.kept import read_kept
 from aggregator.results import RoundResult
 from aggregator.settings import RoundsSection
+from aggregator.witness import open_ledger
 from device_runtime.wire.errors import UsageError
 
 Row = dict[str, object]
@@ -19,22 +20,15 @@ class _Counted(msgspec.Struct, frozen=True):
     rounds: RoundsSection
 
 
-def _open(folder: Path) -> Ledger:
-    return Ledger(folder / "ledger.sqlite", read_only=True)
-
-
-def _results(ledger: Ledger) -> list[RoundResult]:
-    return [msgspec.convert(r, RoundResult) for r in ledger.results()]
-
-
 def run_status(folder: Path) -> Row:
     """One row about the whole run. Raises UsageError when the folder holds no run."""
-    ledger = _open(folder)
+    ledger = open_ledger(folder, read_only=True)
     stored = ledger.setting("settings")
     if stored is None:
         raise UsageError(f"the ledger in {str(folder)!r} holds no run yet.")
-    settings = msgspec.json.decode(stored, type=_Counted)
-    results = _results(ledger)
+    with faults_told(ledger.path):
+        settings = msgspec.json.decode(stored, type=_Counted)
+    results = ledger.results(RoundResult)
     committed = len(results)
     under_way = ledger.opened_round(committed + 1)
     traffic = [both for per_round in ledger.traffic().values() for both in per_round.values()]
@@ -69,7 +63,7 @@ def round_rows(folder: Path) -> list[Row]:
             "bytes_down": r.bytes_down,
             "wall_s": r.wall_s,
         }
-        for r in _results(_open(folder))
+        for r in open_ledger(folder, read_only=True).results(RoundResult)
     ]
 
 
@@ -78,9 +72,9 @@ def device_rows(folder: Path) -> list[Row]:
 
     `profile` is the verdict of the profile that the run keeps of it, None where there is none.
     """
-    ledger = _open(folder)
+    ledger = open_ledger(folder, read_only=True)
     kept = read_kept(folder)
-    last = {d.name: d for r in _results(ledger) for d in r.devices}
+    last = {d.name: d for r in ledger.results(RoundResult) for d in r.devices}
     traffic = ledger.traffic()
     rows: list[Row] = []
     for hello, member, reason, seen in ledger.devices():

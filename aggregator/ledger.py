@@ -4,15 +4,16 @@ Write-ahead log with full synchronisation: what a method wrote is on disk when i
 or acknowledge. Blobs lie beside it, named by hash; rows only point to them.
 """
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from aggregator.core.round_state import OpenedRound
+from aggregator.ledger_faults import RECOVERY, fault_in_words, faults_told, tells_faults
 from device_runtime.wire.errors import UsageError
 from device_runtime.wire.messages import Assignment, Hello, Offer, Receipt, Refusal
 
@@ -38,25 +39,45 @@ CREATE TABLE traffic (round_index INTEGER NOT NULL, device TEXT NOT NULL, bytes_
 Traffic = dict[str, tuple[int, int]]  # device -> payload bytes up, down
 
 
+_Result = TypeVar("_Result")
+CHECKPOINT_WAIT_MS = 1000
+"""So long a checkpoint waits for readers; where they stay, the next one takes this one's work over."""
+
+
+@tells_faults
 class Ledger:
-    """One run's journal; one process writes it, any may read."""
+    """One run's journal; one process writes it, any may read.
+
+    Every method raises UsageError, with the way to recover, where the file is damaged or out of reach.
+    """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         if read_only and not path.is_file():
             raise UsageError(f"there is no run in {str(path.parent)!r}: no {path.name} there.")
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with faults_told(path):
             self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, SCHEMA_VERSION):
-                raise UsageError(f"{str(path)!r} was written by another version (schema {version}); use a new folder.")
+            version = self._checked_version()
             if not read_only:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 if version == 0:
                     self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        except sqlite3.DatabaseError as error:
-            raise UsageError(f"{str(path)!r} cannot be used as a ledger: {error}.") from error
+            elif version == 0:
+                raise UsageError(f"the ledger in {str(path.parent)!r} holds no run yet.")
+
+    def _checked_version(self) -> int:
+        """The schema's version, 0 for a new file. Raises UsageError for a file that is damaged or not ours."""
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version not in (0, SCHEMA_VERSION):
+            raise UsageError(f"{str(self.path)!r} was written by another version (schema {version}); use a new folder.")
+        if version == 0 and self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise UsageError(f"{str(self.path)!r} is no ledger, but a database of something else; use a new folder.")
+        (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise UsageError(f"the ledger {str(self.path)!r} is damaged ({' '.join(found.split())}): {RECOVERY}.")
+        return version
 
     def close(self) -> None:
         """Release the file."""
@@ -72,10 +93,8 @@ class Ledger:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise UsageError(
-                f"the ledger cannot be written: {error}. Nothing acknowledged is lost; mend it and start again."
-            ) from error
+        except (sqlite3.OperationalError, sqlite3.InternalError) as error:
+            raise UsageError(fault_in_words(self.path, error)) from error
 
     # --- the run ----------------------------------------------------------------------------------------------
 
@@ -164,6 +183,17 @@ class Ledger:
                 (state_sha, msgspec.json.encode(result).decode(), round_index),
             )
 
+    def checkpoint(self) -> None:
+        """What was written so far goes into the main file, so that a damaged write-ahead file costs what came after."""
+        inside = self._db.in_transaction
+        if inside:
+            self._db.execute("COMMIT")
+        self._db.execute(f"PRAGMA busy_timeout = {CHECKPOINT_WAIT_MS}")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._db.execute("PRAGMA busy_timeout = 10000")
+        if inside:
+            self._db.execute("BEGIN IMMEDIATE")
+
     def add_traffic(self, round_index: int, traffic: Traffic) -> None:
         """Add payload bytes that no other record carried."""
         with self._transaction() as db:
@@ -215,12 +245,12 @@ class Ledger:
         refused = frozenset(a.id for a, refusal in every if refusal is not None)
         return OpenedRound(round_index, row[0], row[1], tuple(latest.values()), accepted, receipts, refused)
 
-    def results(self, *, first: int = 1) -> list[dict[str, object]]:
-        """The results of all committed rounds from round `first` on, in order."""
+    def results(self, kind: type[_Result], *, first: int = 1) -> list[_Result]:
+        """The results of all committed rounds from round `first` on, in order, each as a `kind`."""
         rows = self._db.execute(
             "SELECT result FROM rounds WHERE result IS NOT NULL AND round_index >= ? ORDER BY round_index", (first,)
         )
-        return [json.loads(row[0]) for row in rows]
+        return [msgspec.json.decode(row[0], type=kind) for row in rows]
 
     def accepted_offers(self, *, first: int) -> list[tuple[int, Offer]]:
         """Every accepted update's offer from round `first` on, with its round, by round and device."""

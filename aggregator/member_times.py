@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import msgspec
-
 from aggregator.core.method import Present
 from aggregator.core.rating.round_cost import Known
 from aggregator.device_costs import ROUNDS_OBSERVED_MAX, Trained, known_of, observations
@@ -30,7 +28,7 @@ class MemberTimes:
         """Every member with its times, and what a person may want to know, each sentence once a process."""
         first = max(1, round_index - ROUNDS_OBSERVED_MAX)
         engines = {device: self._engine(hello) for device, hello in members.items()}
-        results = [msgspec.convert(r, RoundResult) for r in ledger.results(first=first)]
+        results = ledger.results(RoundResult, first=first)
         observed = observations(results, ledger.accepted_offers(first=first), engines)
         trained, known = self._trained(), dict[str, Known]()
         notes: list[str] = []

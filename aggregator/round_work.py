@@ -22,6 +22,7 @@ from aggregator.run_events import Listener
 from aggregator.run_folder import device_rounds, new_run_id, run_result, save_model, write_result
 from aggregator.settings import Settings
 from aggregator.state import decode_state, encode_state
+from aggregator.witness import write_witness
 from device_runtime.store import ArrivingBlobs
 from device_runtime.surroundings import Clock
 from device_runtime.wire.errors import EngineError, RemoteWireError, UsageError
@@ -63,6 +64,7 @@ class RoundWork:
         self._clock, self._tell, self._take_traffic = clock, tell, take_traffic
         self.arriving = ArrivingBlobs(self._folder / "arriving")
         self.run_id = new_run_id(ledger)
+        write_witness(self._folder, ledger)
         self._kept = kept
         self._times = MemberTimes(settings, federation)
         self._opened_ns = clock.monotonic_ns()
@@ -205,6 +207,8 @@ class RoundWork:
         if round_index >= self._settings.rounds.count:
             save_model(self._folder, round_index, self._federation, outcome)
         self._ledger.commit_round(round_index, state_sha, result)
+        self._ledger.checkpoint()
+        write_witness(self._folder, self._ledger)
         self._run_state = outcome.state
         self._blobs.keep_only(self._federation.artifacts.shas | {state_sha})
         self._tell(run_events.committed(result))

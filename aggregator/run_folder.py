@@ -1,6 +1,6 @@
 """The run folder, the hand-over between commands: settings, result, and the model as plain files.
 
-RUN/settings.json  result.json  report.html  ledger.sqlite  blobs/  artifacts/<engine>/
+RUN/settings.json  result.json  report.html  ledger.sqlite  committed.json  blobs/  artifacts/<engine>/
 RUN/models/<round>/forward.onnx  params.safetensors  supports  manifest.json
 """
 
@@ -141,7 +141,7 @@ def save_model(folder: Path, round_index: int, federation: Federation, outcome: 
 
 def run_result(ledger: Ledger, federation: Federation, state: RunState, settings: Settings) -> RunResult:
     """The result of a run from its ledger."""
-    rounds = [msgspec.convert(r, RoundResult) for r in ledger.results()]
+    rounds = ledger.results(RoundResult)
     last = rounds[-1]
     traffic = ledger.traffic()
     rounds = [_with_traffic(r, traffic.get(r.round_index, {})) for r in rounds]

@@ -10,18 +10,24 @@ from pathlib import Path
 from device_runtime.wire.errors import UsageError
 
 _NAME = "lock"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
     """Hold the run folder while the block runs; its file goes afterwards, and the folder where it is empty.
 
-    Readers of the run need no lock. Raises UsageError naming the process that holds it, or what is wrong with it.
+    Readers of the run need no lock. Raises UsageError naming the process that holds it, or what is wrong with it; also
+    where the block finds that a disk is full, or that something in the folder is not what it should be.
     """
     path = folder / _NAME
     handle = _locked(path)
     try:
         yield
+    except OSError as error:
+        if error.errno not in _FULL and not str(error.filename or "").startswith(str(folder)):
+            raise
+        raise _refusal(folder, error) from error
     finally:
         with suppress(OSError):  # a run lies in the folder
             path.unlink()
@@ -40,10 +46,7 @@ def _locked(path: Path) -> int:
             os.close(handle)
             raise
     except OSError as error:
-        raise UsageError(
-            f"the run folder {str(path.parent)!r} cannot be used: {error.filename or path}: {error.strerror}; "
-            "mend that, or choose another [run] folder."
-        ) from error
+        raise _refusal(path.parent, error) from error
     return handle
 
 
@@ -59,3 +62,11 @@ def _lock(handle: int, path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "another aggregator ended just now; start again", str(path))
     os.ftruncate(handle, 0)
     os.pwrite(handle, str(os.getpid()).encode(), 0)
+
+
+def _refusal(folder: Path, error: OSError) -> UsageError:
+    where = f"{error.filename}: " if error.filename else ""
+    return UsageError(
+        f"the run folder {str(folder)!r} cannot be used: {where}{error.strerror}; mend that, or choose another [run] "
+        "folder."
+    )

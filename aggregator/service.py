@@ -14,13 +14,13 @@ from aggregator.core.profiles import ProfileState
 from aggregator.core.round_state import SECOND_NS
 from aggregator.correspondence import Correspondence
 from aggregator.federation import Federation
-from aggregator.ledger import Ledger
 from aggregator.plain_text import plain
 from aggregator.profiles.kept import KeptProfiles
 from aggregator.round_work import Aggregated, RoundWork
 from aggregator.run_events import Listener, RunEvent
 from aggregator.run_folder import remember_settings
 from aggregator.settings import Settings
+from aggregator.witness import open_ledger
 from device_runtime.surroundings import Arrived, Crashed, Inbox, LinkDown, LinkUp, Station, Surroundings
 from device_runtime.wire.envelope import decode_message
 from device_runtime.wire.errors import RemoteWireError, UsageError
@@ -50,7 +50,7 @@ class Aggregator:
         # What can be wrong with link, model or data is found before the run folder is touched.
         self._link = surroundings.open_link(Station(f"{site}-aggregator", (up_filter(site),)), self.inbox.put)
         federation = Federation(settings, self._folder)
-        self._ledger = Ledger(self._folder / "ledger.sqlite")
+        self._ledger = open_ledger(self._folder)
         remember_settings(self._ledger, self._folder, settings)
         self._kept = KeptProfiles(self._folder)
         self._profiles = ProfileState(settled={device: facts.sha for device, facts in self._kept.facts.items()})

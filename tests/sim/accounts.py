@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 import safetensors.numpy
 
@@ -63,7 +62,7 @@ def accounted(world: World) -> Ended:
     committed = [(index, offer.device, offer.update_sha) for index, offer in ledger.accepted_offers(first=1)]
     counted = Counter((index, device) for index, device, _ in committed)
     assert set(counted.values()) == {1}, "an update was counted twice"
-    results = [msgspec.convert(r, RoundResult) for r in ledger.results()]
+    results = ledger.results(RoundResult)
     assert [r.round_index for r in results] == list(range(1, plan.rounds + 1))
     for result in results:
         accepted = [device for index, device, _ in committed if index == result.round_index]

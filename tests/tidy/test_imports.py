@@ -82,7 +82,7 @@ ONE_OWNER = {
     # The link, and the doctor's one question in MQTT 5, which the link does not speak.
     "paho": {"device_runtime.link", "device_runtime.doctor.mqtt_limits"},
     "torch": {"export.models.torch_import"},
-    "sqlite3": {"aggregator.ledger"},
+    "sqlite3": {"aggregator.ledger", "aggregator.ledger_faults"},
 }
 
 
