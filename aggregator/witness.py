@@ -53,7 +53,7 @@ def open_ledger(folder: Path, *, read_only: bool = False) -> Ledger:
 
 def _refuse_gone_back(ledger: Ledger, seen: Witness | None, left: list[str]) -> None:
     run_id, (round_index, state_sha) = ledger.setting("run_id"), ledger.last_committed() or (0, "")
-    if run_id is None and left:
+    if ledger.setting("settings") is None and left:  # they are its first row, before its id
         raise _refusal(ledger.path, f"holds no run, and {left[0]} beside it is of one")
     if seen is None:
         return

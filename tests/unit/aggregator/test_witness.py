@@ -33,6 +33,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder as a kill in round 7 leaves it, six rounds committed."""
     live, left = tmp_path_factory.mktemp("live"), tmp_path_factory.mktemp("left") / "run"
     ledger = open_ledger(live)
+    ledger.set_setting("settings", "{}")
     ledger.set_setting("run_id", "r1")
     for name in ("a", "b"):
         ledger.enrol(fakes.hello(name))
@@ -145,6 +146,14 @@ def test_a_ledger_one_round_ahead_of_its_witness_goes_on(run: Path) -> None:
     with sqlite3.connect(run / "ledger.sqlite") as db:
         db.execute("UPDATE rounds SET state_sha = 'sha-7', result = '{}' WHERE round_index = 7")
     assert _read_all(run, read_only=False) == 7
+
+
+def test_a_first_start_that_was_killed_before_the_run_had_an_id_goes_on(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.set_setting("settings", "{}")
+    ledger.close()
+    (tmp_path / "settings.json").write_text("{}")
+    open_ledger(tmp_path).close()
 
 
 def test_a_run_of_before_has_no_witness_and_goes_on(run: Path) -> None:
