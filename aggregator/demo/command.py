@@ -15,6 +15,7 @@ from aggregator.demo.live import Display, View, summary
 from aggregator.demo.plan import Options, Plan, make_plan
 from aggregator.demo.run import comparison_plan, run_demo
 from aggregator.results import RunResult
+from aggregator.run_lock import holding
 from device_runtime.wire.errors import UsageError
 
 _MARK = "processes.json"
@@ -96,7 +97,8 @@ def _clear(folder: Path) -> None:
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / _MARK).is_file()):
         raise UsageError(f"--out {str(folder)!r} exists and is no earlier demo run; choose another folder.")
-    shutil.rmtree(folder)
+    with holding(folder):  # not while the earlier one still runs
+        shutil.rmtree(folder)
 
 
 def _print_settings(console: Console, options: Options, plan: Plan) -> None:

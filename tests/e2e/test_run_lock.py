@@ -54,3 +54,15 @@ def test_a_file_where_the_folder_should_be_is_said_in_words(tmp_path: Path) -> N
     words = r"run' cannot be used: .*run: File exists; mend that"
     with pytest.raises(UsageError, match=words), holding(tmp_path / "run"):
         pass
+
+
+def test_a_demo_does_not_clear_the_folder_of_one_that_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "processes.json").write_text("[]")
+    with holding(folder):
+        ended = espalier("demo", "--rounds", "1", "--devices", "2", "--out", folder)
+        assert ended.returncode == 2
+        assert f"in use by process {os.getpid()}" in ended.stderr
+        assert (folder / "processes.json").exists()
+    assert espalier("demo", "--rounds", "1", "--devices", "2", "--out", folder).returncode == 0
