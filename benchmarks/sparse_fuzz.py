@@ -97,7 +97,8 @@ def feeds(
 def difference(model: ForwardModel, dense: dict[str, Any], sparse: dict[str, Any], given: dict[str, Any]) -> float:
     """The largest difference of a parameter's next value, relative to it.
 
-    A gradient that is nothing but rounding (of a bias before a normalisation) is measured by the largest one instead.
+    A gradient that is little but rounding (of what precedes a normalisation, or of a channel that nothing varies) is
+    measured by the largest one instead.
     """
     pairs = []
     for p in model.parameters:
@@ -105,7 +106,7 @@ def difference(model: ForwardModel, dense: dict[str, Any], sparse: dict[str, Any
         if p.prunable:
             expected = expected.ravel()[given[kept_name(p.name)]]
         pairs.append((float(np.linalg.norm(found - expected)), float(np.linalg.norm(expected))))
-    least = 1e-4 * max(size for _, size in pairs) or 1.0
+    least = 1e-2 * max(size for _, size in pairs) or 1.0
     return max(apart / max(size, least) for apart, size in pairs)
 
 

@@ -71,16 +71,14 @@ void correlate_tile(const Correlation &k, int row, int column, int block) {
       ESPALIER_UNROLL for (int c = 0; c < C; c++) g[r][c] = load(dy + r * k.dy_row + c * LANES);
     for (; offset < end; offset++, sums += 4) {
       const float *p = x + *offset;
-      Vector even = Vector{}, odd = Vector{};
+      Vector part[CHAINS];
+      ESPALIER_UNROLL for (int i = 0; i < CHAINS; i++) part[i] = Vector{};
       ESPALIER_UNROLL for (int r = 0; r < R; r++) {
-        ESPALIER_UNROLL for (int c = 0; c < C; c++)
-          if ((r + c) & 1)
-            odd += g[r][c] * load(p + c * step);
-          else
-            even += g[r][c] * load(p + c * step);
+        ESPALIER_UNROLL for (int c = 0; c < C; c++) part[(r * C + c) % CHAINS] += g[r][c] * load(p + c * step);
         p += x_row;
       }
-      *(LooseQuarter *)sums += quarters(even + odd);
+      ESPALIER_UNROLL for (int i = CHAINS / 2; i; i /= 2) ESPALIER_UNROLL for (int j = 0; j < i; j++) part[j] += part[j + i];
+      *(LooseQuarter *)sums += quarters(part[0]);
     }
   }
 }
