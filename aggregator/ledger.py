@@ -93,7 +93,9 @@ class Ledger:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
-        except (sqlite3.OperationalError, sqlite3.InternalError) as error:
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
             raise UsageError(fault_in_words(self.path, error)) from error
 
     # --- the run ----------------------------------------------------------------------------------------------
