@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_runtime.data import LocalData
+from device_runtime.engines.interface import first_line
+from device_runtime.engines.registry import engine_kind
+from device_runtime.guard.artifact import check_artifact
 from device_runtime.personal_file import PersonalFiles
 from device_runtime.store import BlobStore, write_atomic
 from device_runtime.training import REFUSALS, Result, Traffic, Workbench, open_workbench
 from device_runtime.wire.errors import EngineError, LocalWireError
+from device_runtime.wire.manifest import MANIFEST_FILE, decode_manifest
 from device_runtime.wire.messages import Assignment
 from device_runtime.wire.tensors import decode_files
 
@@ -62,20 +66,31 @@ class Workshop:
         return result
 
     def _open(self, assignment: Assignment) -> Workbench:
-        """The workbench for the assignment's graph, opened once per graph."""
+        """The workbench for the assignment's graph, opened once per graph. The one before is let go first."""
         if self._bench is None or self._bench[0] != assignment.graph_sha:
+            self._bench = None
             folder = self._unpack(assignment.graph_sha)
-            bench = open_workbench(folder, self._data, threads=self._threads, seed=assignment.hyper.seed)
-            self._bench = (assignment.graph_sha, bench)
+            self._bench = (assignment.graph_sha, self._opened(folder, assignment.hyper.seed))
         return self._bench[1]
 
+    def _opened(self, folder: Path, seed: int) -> Workbench:
+        try:
+            return open_workbench(folder, self._data, threads=self._threads, seed=seed)
+        except (*REFUSALS, MemoryError):
+            raise
+        except Exception as error:  # a graph that does not fit its manifest fails in ways that no engine foresees
+            raise EngineError(f"the artifact does not open: {type(error).__name__}: {first_line(error)}") from error
+
     def _unpack(self, graph_sha: str) -> Path:
-        """The artifact as a folder of files, written once."""
+        """The artifact as a folder of files that a runtime may open, written once."""
         folder = self._folder / "artifacts" / graph_sha[:16]
         data = self._blobs.get(graph_sha)
         if data is None:
             raise EngineError("the artifact vanished from the store; it will be fetched again.")
-        for name, content in decode_files(data).items():
+        files = decode_files(data)
+        manifest = decode_manifest(files.get(MANIFEST_FILE, b""))
+        check_artifact(manifest, files, engine_kind(manifest.engine).operators)
+        for name, content in files.items():
             path = folder / name
             if not path.is_file() or path.read_bytes() != content:
                 write_atomic(path, content)

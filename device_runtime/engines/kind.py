@@ -6,7 +6,7 @@ the device never imports the graph libraries that an artifact's writer needs, an
 
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ class EngineKind:
     install, as it follows "it needs". engine: names a function that gives the `Engine`. writer: names the function
     that writes artifacts, `export.artifacts.spec.Writer`. tracer: names a `Tracer`, "" where steps cannot be traced.
     kernel_cost: counts what its kernels execute. session_entries: its own among onnxruntime's session options.
+    operators: what the ONNX graphs of its artifacts may hold, by domain, "" the standard one; others are refused before
+    a runtime sees them. An engine whose artifacts hold no ONNX graph has none.
     """
 
     name: str
@@ -45,6 +47,7 @@ class EngineKind:
     tracer: str
     kernel_cost: KernelCost
     session_entries: Mapping[str, str]
+    operators: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def load_engine(self) -> Engine:
         """The engine. Raises EngineError where what it needs is not installed here."""

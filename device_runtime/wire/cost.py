@@ -10,9 +10,14 @@ pooling, normalisation, loss and optimizer are not counted, as in torch's flop c
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
+from msgspec import Meta
+
+from device_runtime.wire.limits import SAMPLE_FLOPS_MAX
+
+Flop = Annotated[int, Meta(ge=0, le=SAMPLE_FLOPS_MAX)]
 
 
 class NodeCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -26,11 +31,11 @@ class NodeCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     node: str
     op: str
     weight: str
-    weight_count: int
-    flops_forward: int
-    flops_backward_input: int
-    flops_backward_weight: int
-    flops_lists_input: int = 0
+    weight_count: Flop
+    flops_forward: Flop
+    flops_backward_input: Flop
+    flops_backward_weight: Flop
+    flops_lists_input: Flop = 0
 
     @property
     def flops(self) -> int:

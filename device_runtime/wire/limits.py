@@ -18,8 +18,14 @@ CHUNK_COUNT_MAX: Final = BLOB_BYTES_MAX // CHUNK_BYTES_MAX + 1
 
 TENSOR_COUNT_MAX: Final = 4096
 TENSOR_DIMS_MAX: Final = 8
+# What an optimizer remembers of each parameter, and some of the whole step.
+STATE_COUNT_MAX: Final = 4 * TENSOR_COUNT_MAX
 TENSOR_HEADER_BYTES_MAX: Final = 1 * MIB
 PARAMETER_NAME_BYTES_MAX: Final = 200
+# Of an ONNX file. The train step of a residual network with 20 layers has 45 thousand fields.
+GRAPH_FIELD_COUNT_MAX: Final = 2 * MIB
+OPERATOR_NAME_BYTES_MAX: Final = 200
+VALUE_NAME_BYTES_MAX: Final = 1000
 # zstd windows above 8 MiB are refused: a small board must not reserve more for a hostile frame.
 ZSTD_WINDOW_LOG_MAX: Final = 23
 
@@ -30,6 +36,8 @@ NAME_BYTES_MAX: Final = 63
 TEXT_BYTES_MAX: Final = 2000
 DEVICE_COUNT_MAX: Final = 10_000
 SAMPLE_COUNT_MAX: Final = 100_000_000
+# A layer that needs an hour of the fastest board for one sample.
+SAMPLE_FLOPS_MAX: Final = 10**15
 ROUND_COUNT_MAX: Final = 1_000_000
 INBOX_COUNT_MAX: Final = 4096
 # Eleven days: no clock read that for a training step or a phase of a round, and sums of such stay finite.

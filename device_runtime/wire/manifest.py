@@ -12,6 +12,7 @@ from device_runtime.wire.errors import RemoteWireError
 from device_runtime.wire.limits import (
     DECODED_BYTES_MAX,
     PARAMETER_NAME_BYTES_MAX,
+    STATE_COUNT_MAX,
     TENSOR_COUNT_MAX,
     TENSOR_DIMS_MAX,
 )
@@ -40,11 +41,11 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class ArtifactFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file of the artifact folder with its SHA-256 and size."""
+    """A file of the artifact folder, by a plain name, with its SHA-256 and size."""
 
-    name: str
-    sha: str
-    size_bytes: int
+    name: Annotated[str, Meta(pattern=r"^[^./\\\0][^/\\\0]*\Z", max_length=PARAMETER_NAME_BYTES_MAX)]
+    sha: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    size_bytes: Annotated[int, Meta(ge=0, le=DECODED_BYTES_MAX)]
 
 
 class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,7 +172,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
 def decode_manifest(data: bytes) -> Manifest:
     """Read and check a manifest.
 
-    Raises RemoteWireError for malformed JSON, unknown fields, duplicate or over-long names and impossible shapes.
+    Raises RemoteWireError for malformed JSON, unknown fields, files that are paths, duplicate or over-long names and
+    impossible shapes.
     """
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
@@ -187,4 +189,16 @@ def decode_manifest(data: bytes) -> Manifest:
             raise RemoteWireError(f"parameter {parameter.name!r} has the impossible shape {parameter.shape}")
     if 4 * sum(math.prod(shape) for shape in manifest.shapes().values()) > DECODED_BYTES_MAX:
         raise RemoteWireError(f"the artifact manifest describes a model of more than {DECODED_BYTES_MAX} bytes")
+    _check_states(manifest)
     return manifest
+
+
+def _check_states(manifest: Manifest) -> None:
+    """States are of single parameters or of the whole step, so none is larger than the largest parameter."""
+    largest = max((math.prod(shape) for shape in manifest.shapes().values()), default=1)
+    names = [state.name for state in manifest.states]
+    if len({*names}) != len(names) or len(names) > STATE_COUNT_MAX:
+        raise RemoteWireError("the artifact manifest names a state twice, or too many of them")
+    for state in manifest.states:
+        if any(d < 1 for d in state.shape) or math.prod(state.shape) > largest:
+            raise RemoteWireError(f"state {state.name[:40]!r} has the impossible shape {state.shape}"[:300])

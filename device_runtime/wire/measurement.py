@@ -26,13 +26,20 @@ ABSENT = Reading(None, "absent")
 
 
 def measured(value: float | int | None) -> Reading:
-    """A value read from the system, absent where the system gave None or no number."""
-    return ABSENT if value is None or not math.isfinite(value) else Reading(value, "measured")
+    """A value read from the system, absent where the system gave None or no number that travels."""
+    return Reading(value, "measured") if _travels(value) else ABSENT
 
 
 def derived(value: float | int | None) -> Reading:
-    """A value computed from others, absent where one of them was or the result is no number."""
-    return ABSENT if value is None or not math.isfinite(value) else Reading(value, "derived")
+    """A value computed from others, absent where one of them was or the result is no number that travels."""
+    return Reading(value, "derived") if _travels(value) else ABSENT
+
+
+def _travels(value: float | int | None) -> bool:
+    """Finite, and within the integers that a message holds: FLOPs follow from a cost table that somebody sent."""
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return value is not None and math.isfinite(value)
 
 
 class Phase(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

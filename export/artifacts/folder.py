@@ -8,14 +8,17 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from device_runtime.engines.registry import engine_kind
+from device_runtime.guard.artifact import check_artifact
 from device_runtime.wire.cost import NodeCost
-from device_runtime.wire.errors import UsageError
+from device_runtime.wire.errors import RemoteWireError, UsageError
 from device_runtime.wire.manifest import (
     MANIFEST_FILE,
     ArtifactFile,
     Manifest,
     Optimizer,
     State,
+    decode_manifest,
     encode_manifest,
 )
 from device_runtime.wire.support import sha256_hex
@@ -25,10 +28,9 @@ from export.forward.model import ForwardModel
 from export.forward.reading import opset
 
 
-def _describe(path: Path) -> ArtifactFile:
+def _describe(name: str, data: bytes) -> ArtifactFile:
     """The manifest's entry for a file of the folder."""
-    data = path.read_bytes()
-    return ArtifactFile(name=path.name, sha=sha256_hex(data), size_bytes=len(data))
+    return ArtifactFile(name=name, sha=sha256_hex(data), size_bytes=len(data))
 
 
 def finish(
@@ -48,7 +50,10 @@ def finish(
 
     graph: the one whose opset and IR version a runtime must know, the model's own where the engine's files hold none.
     optimizer: the spec's where the engine changes nothing about it.
+
+    Raises UsageError for what every device would refuse, such as an operator that no train step of the engine has.
     """
+    made = {file: (folder / file).read_bytes() for file in sorted(files)}
     manifest = Manifest(
         model=spec.name,
         engine=engine,
@@ -58,13 +63,18 @@ def finish(
         optimizer=optimizer or spec.optimizer,
         parameters=model.parameters,
         costs=model.costs if costs is None else costs,
-        files=tuple(_describe(folder / file) for file in sorted(files)),
+        files=tuple(_describe(name, data) for name, data in made.items()),
         opset=opset(graph or model.proto),
         ir_version=(graph or model.proto).ir_version,
         kernel=kernel,
         states=states,
     )
-    (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+    made[MANIFEST_FILE] = encode_manifest(manifest)
+    try:
+        check_artifact(decode_manifest(made[MANIFEST_FILE]), made, engine_kind(engine).operators)
+    except RemoteWireError as error:
+        raise UsageError(f"no device would train model {spec.name!r} with engine {engine}: {error}") from error
+    (folder / MANIFEST_FILE).write_bytes(made[MANIFEST_FILE])
     return manifest
 
 

@@ -71,9 +71,15 @@ TABLE = (
     ),
     Row(
         "export",
-        ("export", "device_runtime.wire", "device_runtime.engines.registry", "device_runtime.engines.session"),
+        (
+            "export",
+            "device_runtime.wire",
+            "device_runtime.engines.registry",
+            "device_runtime.engines.session",
+            "device_runtime.guard.artifact",
+        ),
         frozenset({"paho"}),
-        "models in, artifacts out; the registry names each engine's writer",
+        "models in, artifacts out; the registry names each engine's writer, the guard what no device would open",
     ),
     Row("firmware_profiles", ("firmware_profiles", "device_runtime.wire"), frozenset({"torch"}), "data"),
 )

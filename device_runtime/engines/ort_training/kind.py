@@ -2,6 +2,7 @@
 
 from device_runtime.engines.kind import EngineKind
 from device_runtime.engines.onnxruntime_import import has_training
+from device_runtime.engines.ort_training.operators import OPERATORS
 from device_runtime.wire.cost import masked_dense
 
 ORT_TRAINING = EngineKind(
@@ -14,4 +15,5 @@ ORT_TRAINING = EngineKind(
     tracer="device_runtime.engines.ort_training.traced:TracedOrtTraining",
     kernel_cost=masked_dense,
     session_entries={},
+    operators=OPERATORS,
 )

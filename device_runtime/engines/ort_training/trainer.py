@@ -75,6 +75,7 @@ class OrtTrainer:
         self._owners: list[Any] = []
         names = self._state.parameter_names()
         self._values = {n: self._view(self._state.get_parameter(n).data) for n in names}
+        self._check_parameters()
         self._trained = [n for n in names if self._state.get_parameter(n).requires_grad]
         self._gradients = {n: self._view(self._state.get_parameter(n).grad) for n in self._trained}
         self._host_optimizer: HostSgd | None = None
@@ -84,6 +85,12 @@ class OrtTrainer:
         else:
             self._graph_optimizer = self._make_optimizer(models[2])
         self._has_history = False
+
+    def _check_parameters(self) -> None:
+        wanted = self.manifest.shapes() | {mask_name(n): self.manifest.shapes()[n] for n in self.manifest.prunable}
+        for name, shape in wanted.items():
+            if name not in self._values or self._values[name].shape != shape:
+                raise EngineError(f"the artifact's graphs have no parameter {name!r} of shape {shape}.")
 
     def _complete_nominal_checkpoint(self) -> None:
         """A nominal checkpoint refuses every access until one full buffer was copied in; what it holds is no matter."""
@@ -171,12 +178,12 @@ class OrtTrainer:
         fetches = self._c.OrtValueVector()
         try:
             call([x, y], fetches)
-        except RuntimeError as error:
+            correct = None
+            if y.dtype == np.int64:
+                correct = int(np.count_nonzero(fetches[1].numpy().argmax(axis=1) == y))
+            return StepStats(float(fetches[0].numpy()), len(x), correct)
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:  # the latter: other outputs than expected
             raise EngineError(f"a batch x{x.shape} y{y.shape} does not fit the model: {first_line(error)}") from error
-        correct = None
-        if y.dtype == np.int64:
-            correct = int(np.count_nonzero(fetches[1].numpy().argmax(axis=1) == y))
-        return StepStats(float(fetches[0].numpy()), len(x), correct)
 
     def kept(self) -> dict[str, Kept]:
         """The parameters now, on the supports they are on, copied out of the runtime."""

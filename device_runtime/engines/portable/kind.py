@@ -2,6 +2,7 @@
 
 from device_runtime.engines.kind import EngineKind
 from device_runtime.engines.onnxruntime_import import has_runtime
+from device_runtime.engines.operators import STANDARD
 from device_runtime.wire.cost import masked_dense
 
 PORTABLE = EngineKind(
@@ -16,4 +17,5 @@ PORTABLE = EngineKind(
     # Weights that training drives towards zero become subnormal numbers, which are many times slower. This entry is for
     # the pool's threads; the calling thread is set around each call (see `subnormals`).
     session_entries={"session.set_denormal_as_zero": "1"},
+    operators={"": STANDARD},
 )

@@ -3,6 +3,7 @@
 from device_runtime.engines.kind import EngineKind
 from device_runtime.engines.onnxruntime_import import has_runtime
 from device_runtime.engines.sparse.library import DISTRIBUTION, find_library
+from device_runtime.engines.sparse.operators import OPERATORS
 from device_runtime.wire.cost import sparse
 
 SPARSE = EngineKind(
@@ -15,4 +16,5 @@ SPARSE = EngineKind(
     tracer="device_runtime.engines.sparse.traced:TracedSparse",
     kernel_cost=sparse,
     session_entries={"session.set_denormal_as_zero": "1"},  # as for `portable`
+    operators=OPERATORS,
 )
