@@ -1,7 +1,7 @@
 """The journal of a run in SQLite: settings, devices, rounds, assignments, updates, traffic.
 
 Write-ahead log with full synchronisation: what a method wrote is on disk when it returns, so the caller may publish
-or acknowledge. Blobs lie beside it, named by hash; rows only point to them.
+or acknowledge; inside a `batch` it is when that ends. Blobs lie beside it, named by hash; rows only point to them.
 """
 
 import sqlite3
@@ -84,13 +84,26 @@ class Ledger:
         self._db.close()
 
     @contextmanager
+    def batch(self) -> Iterator[None]:
+        """What is written inside is one transaction: on disk when the block ends, and nothing of it where it raises.
+
+        A thousand verdicts so wait for the disk once.
+        """
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._db.in_transaction:
+            yield self._db  # part of the batch under way
+            return
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # SQLite ends it by itself where the disk is full
+                    self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
         except sqlite3.IntegrityError:
@@ -162,7 +175,7 @@ class Ledger:
         with self._transaction() as db:
             db.execute("UPDATE assignments SET refusal = ? WHERE id = ?", (refusal.reason, refusal.assignment_id))
 
-    def record_update(self, round_index: int, offer: Offer, receipt: Receipt, traffic: Traffic) -> None:
+    def record_update(self, round_index: int, offer: Offer, receipt: Receipt) -> None:
         """Journal the verdict on an update, before its receipt is sent. A verdict once given stays.
 
         Raises sqlite3.IntegrityError where another update of the assignment was accepted before: one only may count.
@@ -175,7 +188,6 @@ class Ledger:
                 "ON CONFLICT (assignment_id, device, update_sha) DO NOTHING",
                 row,
             )
-            self._add_traffic(db, round_index, traffic)
 
     def commit_round(self, round_index: int, state_sha: str, result: object) -> None:
         """The round is over: its state and result count from here on."""
@@ -186,7 +198,10 @@ class Ledger:
             )
 
     def checkpoint(self) -> None:
-        """What was written so far goes into the main file, so that a damaged write-ahead file costs what came after."""
+        """What was written so far goes into the main file, so that a damaged write-ahead file costs what came after.
+
+        Inside a batch as well: that part of it is on disk when this returns, and the rest when the batch ends.
+        """
         inside = self._db.in_transaction
         if inside:
             self._db.execute("COMMIT")
@@ -199,14 +214,11 @@ class Ledger:
     def add_traffic(self, round_index: int, traffic: Traffic) -> None:
         """Add payload bytes that no other record carried."""
         with self._transaction() as db:
-            self._add_traffic(db, round_index, traffic)
-
-    def _add_traffic(self, db: sqlite3.Connection, round_index: int, traffic: Traffic) -> None:
-        db.executemany(
-            "INSERT INTO traffic VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-            "bytes_up = bytes_up + excluded.bytes_up, bytes_down = bytes_down + excluded.bytes_down",
-            [(round_index, device, up, down) for device, (up, down) in traffic.items()],
-        )
+            db.executemany(
+                "INSERT INTO traffic VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "bytes_up = bytes_up + excluded.bytes_up, bytes_down = bytes_down + excluded.bytes_down",
+                [(round_index, device, up, down) for device, (up, down) in traffic.items()],
+            )
 
     # --- reading ----------------------------------------------------------------------------------------------
 

@@ -1,11 +1,13 @@
 """What the round machine asks for is done here: assignments made, updates checked, rounds aggregated and committed.
 
-Each is durable before it is answered. Aggregating is a job for the worker: it reads the blobs of accepted updates and
-changes nothing; what it gives counts when the loop commits it, and is computed again where a process ended before.
+What is done inside `durable` is on disk when that ends, and may be said then. Aggregating is a job for the worker: it
+reads the blobs of accepted updates and changes nothing; what it gives counts when the loop commits it, and is computed
+again where a process ended before.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +104,13 @@ class RoundWork:
         self._opened_ns = now_ns - int(self._ledger.seconds_since_opening(count + 1) * SECOND_NS)
         return resume(self._settings.round_rules, members, count, opened, now_ns)
 
+    @contextmanager
+    def durable(self) -> Iterator[None]:
+        """What is done inside is on disk when the block ends, with one wait for all of it: blobs, then their rows."""
+        with self._ledger.batch():
+            yield
+            self._blobs.sync()
+
     # --- opening ----------------------------------------------------------------------------------------------
 
     def open(self, command: events.OpenRound, state: RoundState) -> events.Opened | events.Unservable:
@@ -163,7 +172,7 @@ class RoundWork:
             self._federation.submodels.check(state.tasks[offer.device].assignment, offer, data)
         except RemoteWireError as error:
             return self.judge(offer, "rejected", str(error), state)
-        self._blobs.put(data)
+        self._blobs.add(data)
         return self.judge(offer, "accepted", "", state)
 
     def judge(self, offer: Offer, verdict: Verdict, reason: str, state: RoundState) -> events.Checked:
@@ -171,7 +180,8 @@ class RoundWork:
         receipt = Receipt(
             assignment_id=offer.assignment_id, update_sha=offer.update_sha, verdict=verdict, reason=reason[:2000]
         )
-        self._ledger.record_update(state.round_index, offer, receipt, self._take_traffic())
+        self._ledger.record_update(state.round_index, offer, receipt)
+        self._ledger.add_traffic(state.round_index, self._take_traffic())
         p50 = offer.measurement.step_ns_p50.value
         self._tell(
             run_events.UpdateJudged(
@@ -207,6 +217,7 @@ class RoundWork:
         if round_index >= self._settings.rounds.count:
             save_model(self._folder, round_index, self._federation, outcome)
         self._ledger.commit_round(round_index, state_sha, result)
+        self._blobs.sync()
         self._ledger.checkpoint()
         write_witness(self._folder, self._ledger)
         self._run_state = outcome.state

@@ -29,6 +29,8 @@ from device_runtime.wire.topics import device_of, up_filter
 
 TICK_S = 0.25
 TRAFFIC_FLUSH_S = 5.0
+TURN_EVENTS_MAX = 256
+"""So many that wait share one wait for the disk; the first of them is answered after the last."""
 CLOSING_S_MAX = 3.0
 """So long a stopped aggregator waits for a round that closes, which the next start would have to close again."""
 log = logging.getLogger("espalier.aggregator")
@@ -125,15 +127,23 @@ class Aggregator:
     # --- events -----------------------------------------------------------------------------------------------
 
     def turn(self, event: object | None) -> None:
-        """Take in one event, None where there is none, and let time pass where a tick is due."""
-        if event is not None:
-            self._handle(event)
-        now_ns = self._now_ns()
-        if now_ns >= self._tick_due_ns:  # also while events never cease
-            self._tick_due_ns = now_ns + int(TICK_S * SECOND_NS)
-            self._drive(events.Tick())
-            self._pull(profiles.tick(self._profiles, now_ns))
-        self._flush_traffic()
+        """Take in an event, None where there is none, and what waits behind it; let time pass where a tick is due.
+
+        All that comes of it is on disk before anything of it is said.
+        """
+        with self._work.durable():
+            taken = 0
+            while event is not None:
+                self._handle(event)
+                taken += 1
+                event = self.inbox.take() if taken < TURN_EVENTS_MAX else None
+            now_ns = self._now_ns()
+            if now_ns >= self._tick_due_ns:  # also while events never cease
+                self._tick_due_ns = now_ns + int(TICK_S * SECOND_NS)
+                self._drive(events.Tick())
+                self._pull(profiles.tick(self._profiles, now_ns))
+            self._flush_traffic()
+        self._devices.publish()
 
     def _handle(self, event: object) -> None:
         match event:

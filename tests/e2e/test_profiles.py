@@ -58,7 +58,7 @@ def test_a_profile_is_kept_shown_and_reported_and_not_pulled_again_after_a_resta
         assert kept(run, "device-02").stat().st_ino == before.st_ino
         assert not kept(run, "device-01").exists()
         blobs = BlobStore(run.folder / "devices" / "device-02" / "blobs")
-        assert blobs.has(sha256_hex(DATA)), "the device cleans its blobs after every receipt and keeps the profile"
+        assert blobs.get(sha256_hex(DATA)) == DATA, "it cleans its blobs after every receipt and keeps the profile"
         assert [d for _, d in run.accepted()] == run.names * TWO.rounds
     rows = {r["device"]: r for r in json.loads(espalier("aggregator", "devices", run.folder, "--json").stdout)}
     assert (rows["device-01"]["profile"], rows["device-02"]["profile"]) == (None, "1 of 2 cases valid")

@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,6 +14,7 @@ from aggregator.ledger import Ledger
 from aggregator.simulation.memory_link import MemoryBroker
 from aggregator.simulation.timeline import Timeline
 from device_runtime import store
+from device_runtime.store import BlobStore
 from device_runtime.surroundings import Arrived
 from device_runtime.wire.envelope import decode_message, encode_message
 from device_runtime.wire.errors import RemoteWireError
@@ -99,9 +100,16 @@ class _Disk:
         self._may_die()
 
 
+def tear(blobs: BlobStore) -> None:
+    """What was added and not made durable is lost with the process that added it."""
+    pack = blobs._pack
+    with suppress(FileNotFoundError):
+        os.truncate(pack._path, pack._synced_end)
+
+
 def install(monkeypatch: pytest.MonkeyPatch, may_die: Callable[[], None]) -> None:
     """Let processes die at what they make durable: before it, and after it, when they have told nobody yet."""
-    transaction = Ledger._transaction
+    transaction, checkpoint = Ledger._transaction, Ledger.checkpoint
 
     @contextmanager
     def mortal(ledger: Ledger) -> Iterator[object]:
@@ -110,5 +118,11 @@ def install(monkeypatch: pytest.MonkeyPatch, may_die: Callable[[], None]) -> Non
             yield db
         may_die()
 
+    def mortally_checked(ledger: Ledger) -> None:
+        may_die()
+        checkpoint(ledger)
+        may_die()
+
     monkeypatch.setattr(Ledger, "_transaction", mortal)
+    monkeypatch.setattr(Ledger, "checkpoint", mortally_checked)
     monkeypatch.setattr(store, "os", _Disk(may_die))

@@ -3,8 +3,10 @@
 import pytest
 
 from aggregator.core import pulls
+from aggregator.correspondence import Correspondence
 from aggregator.round_work import RoundWork
 from device_runtime import agent
+from device_runtime.store import BlobStore
 from device_runtime.wire.errors import UsageError
 from tests.sim.plan import TROUBLED
 
@@ -28,19 +30,19 @@ def late_acceptance(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def verdict_before_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An update is judged in the ledger before it is in the store."""
-    check = RoundWork.check
+    """An update is judged in the ledger before it is on disk."""
+    monkeypatch.setattr(BlobStore, "sync", lambda _: None)
 
-    def checked(self, offer, state):
-        with monkeypatch.context() as patch:
-            late = []
-            patch.setattr(self._blobs, "put", late.append)
-            answer = check(self, offer, state)
-        for data in late:
-            self._blobs.put(data)
-        return answer
 
-    monkeypatch.setattr(RoundWork, "check", checked)
+def receipt_before_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said does not wait for what it rests on to be on disk."""
+    send = Correspondence.send
+
+    def hasty(self, device, message):
+        send(self, device, message)
+        self.publish()
+
+    monkeypatch.setattr(Correspondence, "send", hasty)
 
 
 def offer_before_spool(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +60,9 @@ def offer_before_spool(monkeypatch: pytest.MonkeyPatch) -> None:
     ("put_back", "found"),
     [
         (crash_loop, "aggregator ended by itself: UsageError: no device of round"),
-        (late_acceptance, r"round \d counts"),
+        (late_acceptance, r"round \d counts|aggregator ended by itself: KeyError"),
         (verdict_before_update, "ended by itself: UsageError: the accepted update .* is missing"),
+        (receipt_before_verdict, "got a receipt that the ledger does not know"),
         (offer_before_spool, "before it is in its spool"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

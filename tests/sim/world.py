@@ -25,7 +25,7 @@ from device_runtime.wire.envelope import decode_message
 from device_runtime.wire.errors import RemoteWireError
 from device_runtime.wire.messages import Message, Offer, Receipt
 from device_runtime.wire.settings import LinkSettings
-from tests.sim.faults import Crash, LossyBroker
+from tests.sim.faults import Crash, LossyBroker, tear
 from tests.sim.mischief import Mischief
 from tests.sim.plan import SITE, Plan, run_settings
 
@@ -144,6 +144,11 @@ class Process(Seat, ABC):
 
     # --- turns ------------------------------------------------------------------------------------------------
 
+    def _post(self, post: Post, event: object) -> None:
+        """The process is busy now and then, so that several events wait for one turn."""
+        post(event)
+        self.timeline.after(self.world.random.choice((0.0, 0.0, 0.7)), self._turn)
+
     def give(self, shell: Shell, event: object | None) -> None:
         def turn() -> None:
             if event is None:
@@ -243,6 +248,11 @@ class AggregatorProcess(Process):
         if self._reader is None:
             self._reader = Ledger(self.folder / "ledger.sqlite", read_only=True)
         return self._reader
+
+    def die(self) -> None:
+        if isinstance(self.shell, Aggregator):
+            tear(self.shell._work._blobs)
+        super().die()
 
     def build(self) -> Aggregator:
         return Aggregator(self.settings, self.surroundings, [self.hear])

@@ -32,6 +32,7 @@ class Listener:
             self.heard.append(event)
 
     def told(self) -> list[tuple[str, object]]:
+        self.devices.publish()
         self.timeline.run(lambda: False, 1.0)
         return [(e.topic, decode_message(e.payload, allow_unsigned=True)) for e in self.heard]
 
@@ -43,6 +44,8 @@ def test_what_is_sent_and_received_is_counted_by_device_and_taken_once(tmp_path)
     site.devices.send("a", welcome)
     site.devices.received("a", b"12345")
     site.devices.received("b", b"12")
+    site.timeline.run(lambda: False, 1.0)
+    assert site.heard == [], "it may rest on what is not on disk yet"
     assert site.told() == [(down_topic("site", "a"), welcome)] * 2
     down = sum(len(event.payload) for event in site.heard)
     assert site.devices.take_traffic() == {"a": (5, down), "b": (2, 0)}
@@ -66,4 +69,32 @@ def test_the_chunks_asked_for_are_served_those_that_there_are(tmp_path, monkeypa
     assert [message for _, message in site.told()] == [
         Chunk(sha=sha, index=2, size_bytes=10, data=b"89"),
         Chunk(sha=sha, index=0, size_bytes=10, data=b"0123"),
+    ]
+
+
+def served(site: Listener, *gets: tuple[str, Get]) -> list[tuple[str, int]]:
+    """To whom which chunks go out when all this is asked for at once."""
+    before = len(site.heard)
+    for device, get in gets:
+        site.devices.serve(device, get)
+    return [(topic.split("/")[-2], chunk.index) for topic, chunk in site.told()[before:]]
+
+
+def test_a_chunk_asked_for_many_times_at_once_is_served_once(tmp_path):
+    site = Listener(tmp_path)
+    sha = site.blobs.put(b"x")
+    get = Get(sha=sha, indices=(0,) * 64)
+    assert served(site, *[("a", get)] * 400) == [("a", 0)]
+    assert served(site, ("a", get)) == [("a", 0)], "who lost it may ask again"
+
+
+def test_no_device_is_served_more_than_its_window_at_once_and_none_takes_that_of_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "CHUNK_BYTES_MAX", 1)
+    site = Listener(tmp_path)
+    sha = site.blobs.put(bytes(64))
+    greedy = [("greedy", Get(sha=sha, indices=tuple(range(start, start + 8)))) for start in range(0, 64, 8)]
+    assert served(site, *greedy, ("modest", Get(sha=sha, indices=(5, 6)))) == [
+        *(("greedy", index) for index in range(8)),
+        ("modest", 5),
+        ("modest", 6),
     ]

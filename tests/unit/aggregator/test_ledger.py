@@ -81,8 +81,8 @@ def test_a_further_attempt_replaces_the_assignment_of_whom_it_names(ledger):
 def test_a_verdict_is_there_after_reopening_with_its_offer(ledger, path):
     ledger.open_round(1, 0, 500, (A, B))
     good, bad = fakes.offer(A), fakes.offer(B)
-    ledger.record_update(1, good, receipt(good), {"a": (10, 20)})
-    ledger.record_update(1, bad, receipt(bad, "rejected", "not finite"), {})
+    ledger.record_update(1, good, receipt(good))
+    ledger.record_update(1, bad, receipt(bad, "rejected", "not finite"))
     opened = reopened(path).opened_round(1)
     assert opened.accepted == {"a": good}
     assert opened.receipts == {
@@ -96,39 +96,38 @@ def test_the_same_update_recorded_twice_counts_once(ledger):
     ledger.open_round(1, 0, 500, (A,))
     offer = fakes.offer(A)
     for _ in range(2):
-        ledger.record_update(1, offer, receipt(offer), {})
+        ledger.record_update(1, offer, receipt(offer))
     assert ledger.update_counts() == {"accepted": 1}
 
 
 def test_a_verdict_once_given_stays(ledger):
     offer = fakes.offer(A)
-    ledger.record_update(1, offer, receipt(offer, "rejected", "first"), {})
-    ledger.record_update(1, offer, receipt(offer, "accepted"), {})
+    ledger.record_update(1, offer, receipt(offer, "rejected", "first"))
+    ledger.record_update(1, offer, receipt(offer, "accepted"))
     assert ledger.update_counts() == {"rejected": 1}
 
 
 def test_what_an_offer_keeps_back_is_there_after_reopening(ledger, path):
     ledger.open_round(1, 0, 500, (A,))
     offer = fakes.offer(A, kept_back=("fc2.bias", "fc2.weight"))
-    ledger.record_update(1, offer, receipt(offer), {})
+    ledger.record_update(1, offer, receipt(offer))
     assert reopened(path).opened_round(1).accepted == {"a": offer}
 
 
 def test_a_second_update_of_an_assignment_cannot_be_accepted(ledger):
     ledger.open_round(1, 0, 500, (A,))
     first, second = fakes.offer(A, b"first"), fakes.offer(A, b"second")
-    ledger.record_update(1, first, receipt(first), {})
+    ledger.record_update(1, first, receipt(first))
     with pytest.raises(sqlite3.IntegrityError):
-        ledger.record_update(1, second, receipt(second), {"a": (5, 5)})
+        ledger.record_update(1, second, receipt(second))
     assert ledger.opened_round(1).accepted == {"a": first}
-    assert ledger.traffic() == {}  # and nothing of it is half written
 
 
 def test_a_second_update_after_a_rejected_one_may_be_accepted(ledger):
     first, second = fakes.offer(A, b"first"), fakes.offer(A, b"second")
     ledger.open_round(1, 0, 500, (A,))
-    ledger.record_update(1, first, receipt(first, "rejected"), {})
-    ledger.record_update(1, second, receipt(second), {})
+    ledger.record_update(1, first, receipt(first, "rejected"))
+    ledger.record_update(1, second, receipt(second))
     assert ledger.opened_round(1).accepted == {"a": second}
 
 
@@ -151,10 +150,8 @@ def test_a_committed_round_is_the_last_one(ledger, path):
 
 
 def test_traffic_adds_up_by_round_and_device(ledger, path):
-    offer = fakes.offer(A)
-    ledger.open_round(1, 0, 500, (A,))
     ledger.add_traffic(1, {"a": (1, 10), "b": (2, 20)})
-    ledger.record_update(1, offer, receipt(offer), {"a": (100, 1000)})
+    ledger.add_traffic(1, {"a": (100, 1000)})
     ledger.add_traffic(1, {"b": (7, 0)})
     ledger.add_traffic(2, {"a": (5, 5)})
     assert reopened(path).traffic() == {1: {"a": (101, 1010), "b": (9, 20)}, 2: {"a": (5, 5)}}
@@ -216,7 +213,7 @@ def test_accepted_offers_are_given_from_a_round_on_by_round_and_device(ledger, p
         (2, "c", "rejected"),
     ):
         offer = fakes.offer(fakes.assignment(device, index))
-        ledger.record_update(index, offer, receipt(offer, verdict), {})
+        ledger.record_update(index, offer, receipt(offer, verdict))
     found = [(index, offer.device) for index, offer in reopened(path).accepted_offers(first=2)]
     assert found == [(2, "a"), (2, "b")]
     assert len(reopened(path).accepted_offers(first=1)) == 3
@@ -227,3 +224,44 @@ def test_results_are_given_from_a_round_on(ledger, path):
         ledger.open_round(index, 0, 500, ())
         ledger.commit_round(index, "ab", {"round_index": index})
     assert reopened(path).results(dict, first=2) == [{"round_index": 2}, {"round_index": 3}]
+
+
+# --- batches -------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_batch_writes_is_there_for_others_when_it_ends_and_for_itself_at_once(ledger, path):
+    offer = fakes.offer(A)
+    with ledger.batch():
+        ledger.open_round(1, 0, 500, (A, B))
+        ledger.record_update(1, offer, receipt(offer))
+        ledger.add_traffic(1, {"a": (1, 2)})
+        assert ledger.opened_round(1).accepted == {"a": offer}
+        assert reopened(path).opened_round(1) is None
+    assert reopened(path).opened_round(1).accepted == {"a": offer}
+    assert reopened(path).traffic_of(1) == (1, 2)
+
+
+def test_what_is_in_the_main_file_inside_a_batch_stays_where_the_rest_of_it_fails(ledger, path):
+    def fail() -> None:
+        with ledger.batch():
+            ledger.open_round(1, 0, 500, (A,))
+            ledger.checkpoint()
+            assert reopened(path).begun()
+            ledger.refuse(Refusal(assignment_id=A.id, device="a", reason="no"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert reopened(path).opened_round(1).refused == frozenset()
+    ledger.refuse(Refusal(assignment_id=A.id, device="a", reason="no"))
+    assert reopened(path).opened_round(1).refused == {A.id}
+
+
+def test_a_thousand_verdicts_wait_for_the_disk_once(ledger):
+    ended: list[str] = []
+    ledger._db.set_trace_callback(lambda text: ended.append(text) if text == "COMMIT" else None)
+    with ledger.batch():
+        for number in range(1000):
+            offer = fakes.offer(fakes.assignment(f"d{number}"))
+            ledger.record_update(1, offer, receipt(offer))
+    assert ended == ["COMMIT"]

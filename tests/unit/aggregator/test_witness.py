@@ -25,7 +25,8 @@ def _round(ledger: Ledger, index: int) -> None:
         accepted = Receipt(
             assignment_id=offer.assignment_id, update_sha=offer.update_sha, verdict="accepted", reason=""
         )
-        ledger.record_update(index, offer, accepted, {offer.device: (10, 20)})
+        ledger.record_update(index, offer, accepted)
+        ledger.add_traffic(index, {offer.device: (10, 20)})
 
 
 @pytest.fixture(scope="module")
