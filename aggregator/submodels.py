@@ -10,6 +10,7 @@ import numpy as np
 from aggregator.core.combining.partial import Answers, Update
 from aggregator.core.method import Facts, Work
 from device_runtime.store import BlobStore
+from device_runtime.wire import limits
 from device_runtime.wire.draws import Draws
 from device_runtime.wire.errors import RemoteWireError, UsageError
 from device_runtime.wire.manifest import Parameter
@@ -130,11 +131,18 @@ class Submodels:
             self._held.popitem(last=False)
 
     def check(self, assignment: Assignment, offer: Offer, data: bytes) -> None:
-        """Raise RemoteWireError when an update does not fit the submodel assigned, or is not finite.
+        """Raise RemoteWireError when an update does not fit the submodel assigned, is not finite, or moves a value by
+        more than any training does.
 
         It holds every tensor but those that its offer keeps back, and those must be ones that it may lack.
         """
-        self._decoded(assignment, offer, data)
+        for name, kept in self._decoded(assignment, offer, data).items():
+            furthest = float(np.abs(kept.values).max(initial=0.0))
+            if furthest > limits.UPDATE_VALUE_MAX:
+                raise RemoteWireError(
+                    f"tensor {name!r} moves a value by {furthest:.3g}; an update may move none by more than "
+                    f"{limits.UPDATE_VALUE_MAX:.0e}"
+                )
         if offer.sample_count < 1:
             raise RemoteWireError("the update was trained on no samples")
 

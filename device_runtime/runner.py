@@ -136,7 +136,12 @@ class Device:
             return
         wanted = (message.graph_sha, message.params_sha, *message.support_shas)
         lacking = tuple(sha for sha in dict.fromkeys(wanted) if self._blobs.get(sha) is None)
-        self._step(events.Assigned(message, lacking, self._spool.of(message.id)))
+        self._step(events.Assigned(message, lacking, self._spooled(message.id)))
+
+    def _spooled(self, assignment_id: str) -> Offer | None:
+        """The offer left by this assignment, None when it was made of other data than there is now."""
+        offer = self._spool.of(assignment_id)
+        return offer if offer is not None and offer.sample_count == self._state.hello.sample_count else None
 
     def _not_understood(self, payload: bytes, reason: str) -> None:
         """Of all that cannot be read, an assignment is answered: the round would wait for it to the deadline."""
@@ -202,7 +207,8 @@ class Device:
                 self._serve(get)
             case events.Unspool(receipt):
                 self._unspool(receipt.assignment_id)
-                log.info("update for %s: %s %s", receipt.assignment_id, receipt.verdict, receipt.reason)
+                level = logging.WARNING if receipt.verdict == "rejected" else logging.INFO
+                log.log(level, "update for %s: %s %s", receipt.assignment_id, receipt.verdict, receipt.reason)
             case events.Warn(text):
                 log.warning("%s", text)
             case events.Leave(reason):

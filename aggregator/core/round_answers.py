@@ -33,8 +33,7 @@ def offer_came(state: RoundState, offer: Offer, now_ns: int) -> Step:
         return state, [Send(device, _receipt(offer, "late", "its round is over")), *reassign(state, device)]
     if task.status in ANSWERED:
         return state, [Send(device, _receipt(offer, "late", "the assignment was answered before"))]
-    if offer.size_bytes > state.update_bytes_max:
-        reason = f"{offer.size_bytes} bytes are more than the {state.update_bytes_max} this submodel can need"
+    if reason := _unfit(state, offer):
         state = set_task(state, device, replace(task, status="checking", offer=offer))
         state, commands = _pulling(state, pulls.drop(state.pulls, device, now_ns))
         return state, [*commands, RejectUpdate(offer, reason)]
@@ -43,6 +42,16 @@ def offer_came(state: RoundState, offer: Offer, now_ns: int) -> Step:
     state = set_task(state, device, replace(task, status="receiving", offer=offer))
     blob = BlobRef(sha=offer.update_sha, size_bytes=offer.size_bytes)
     return _pulling(state, pulls.ask(state.pulls, device, blob, now_ns))
+
+
+def _unfit(state: RoundState, offer: Offer) -> str:
+    """Why an update is refused unseen, in words; "" where it is worth pulling."""
+    if offer.size_bytes > state.update_bytes_max:
+        return f"{offer.size_bytes} bytes are more than the {state.update_bytes_max} this submodel can need"
+    member = state.members.get(offer.device)
+    if member is not None and offer.sample_count != member.hello.sample_count:
+        return f"the offer counts {offer.sample_count} samples and the device's hello {member.hello.sample_count}"
+    return ""
 
 
 def _pulling(state: RoundState, step: pulls.Step) -> Step:

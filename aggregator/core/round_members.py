@@ -24,6 +24,9 @@ def hello_came(state: RoundState, hello: Hello) -> Step:
     commands: list[Command] = []
     if known is None or known.hello != hello:
         commands.append(Enrol(hello, returns=known is not None))
+    if known is not None and known.hello.sample_count != hello.sample_count:
+        counts = f"{hello.sample_count} samples, {known.hello.sample_count} before"
+        commands.append(Note(f"{device} says that it has {counts}"))
     if state.stage == "finished":
         return state, [*commands, Send(device, Release(reason="the run is finished"))]
     commands.append(Send(device, _welcome(state)))

@@ -32,6 +32,10 @@ ZSTD_WINDOW_LOG_MAX: Final = 23
 # With names of the greatest length an offer still fits its envelope.
 KEPT_BACK_COUNT_MAX: Final = 256
 
+# No training moves a value so far, and sums of such values stay finite. It is above what running variances of raw
+# measurements move by (those of 16 bits: 1e9), so that no honest device meets it.
+UPDATE_VALUE_MAX: Final = 1e10
+
 NAME_BYTES_MAX: Final = 63
 TEXT_BYTES_MAX: Final = 2000
 DEVICE_COUNT_MAX: Final = 10_000

@@ -274,6 +274,24 @@ def test_a_verdict_is_journalled_before_its_receipt_and_the_round_closes_after_i
     assert order[:5] == ["Get", "WriteChunk", "CheckUpdate", "Receipt", "CloseRound"]
 
 
+def test_an_offer_that_counts_other_samples_than_the_hello_is_refused_unseen(shell):
+    lie = msgspec.structs.replace(fakes.offer(shell.assignments["a"], UPDATE), sample_count=100_000_000)
+    commands = shell.happens(Heard("a", lie))
+    (refused,) = [c for c in commands if isinstance(c, RejectUpdate)]
+    assert refused.reason == "the offer counts 100000000 samples and the device's hello 20"
+    assert sent(commands, Get) == []
+    assert sent(commands, Receipt) == ["a"]
+    assert shell.status()["a"] == "rejected"
+
+
+def test_a_member_that_says_it_has_other_samples_is_told_of(shell):
+    other = msgspec.structs.replace(fakes.hello("a", "s2"), sample_count=25)
+    assert Note("a says that it has 25 samples, 20 before") in shell.happens(Heard("a", other))
+    assert not any(isinstance(c, Note) for c in shell.happens(Heard("a", other)))
+    honest = msgspec.structs.replace(fakes.offer(shell.assignments["a"], UPDATE), sample_count=25)
+    assert sent(shell.happens(Heard("a", honest)), Get) == ["a"]
+
+
 def test_an_update_in_several_chunks_is_pulled_by_a_window_and_again_after_a_silence(monkeypatch, shell):
     monkeypatch.setattr("device_runtime.wire.limits.CHUNK_BYTES_MAX", 8)
     data = UPDATE + b"x" * 90

@@ -169,3 +169,19 @@ def test_a_device_killed_while_its_masks_move_ends_with_the_same_bytes(
     killed.begin()
     offer, update = offered(killed)
     assert (offer.update_sha, update) == (expected[0].update_sha, expected[1])
+
+
+def test_a_device_whose_data_changed_while_it_offered_trains_again_and_counts_what_it_has(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.begin()
+    before, _ = offered(bench)
+    bench.kill()
+    with np.load(tmp_path / "data.npz") as data:
+        x, y = data["x"][:12], data["y"][:12]
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    bench.offer = bench.update = None
+    bench.begin()
+    offer, _ = offered(bench)
+    assert (before.sample_count, offer.sample_count) == (20, 12)
+    assert offer.assignment_id == before.assignment_id
+    assert offer.update_sha != before.update_sha
