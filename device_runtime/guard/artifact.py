@@ -44,8 +44,8 @@ def _check_operators(graph: Graph, operators: Operators) -> None:
         if operator not in operators.get(domain, ()):
             whose = f"of domain {domain!r}" if domain else "of the standard domain"
             raise RemoteWireError(
-                f"it holds operator {operator!r} {whose}, which no train step of its engine has; where the aggregator is "
-                "newer than the device, upgrade the device"
+                f"it holds operator {operator!r} {whose}, which no train step of its engine has; where the aggregator "
+                "is newer than the device, upgrade the device"
             )
 
 
