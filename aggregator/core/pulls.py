@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from aggregator.core.round_events import DropChunks, PullCommand, Send, WriteChunk
+from aggregator.core.table import Line
 from device_runtime.wire import limits, transfer
 from device_runtime.wire.errors import RemoteWireError
 from device_runtime.wire.messages import BlobRef, Chunk
@@ -46,11 +47,11 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Pulls:
-    """By device, what waits for its places, first come first, and what is under way: one blob of a device at a time."""
+    """By device, what waits for its places, and what is under way: one blob of a device at a time."""
 
     rules: PullRules
-    waiting: Mapping[str, BlobRef] = field(default_factory=dict)
-    under_way: Mapping[str, Pull] = field(default_factory=dict)
+    waiting: Line[str, BlobRef] = field(default_factory=Line)
+    under_way: Mapping[str, Pull] = field(default_factory=dict)  # no more than there are places
 
 
 Step = tuple[Pulls, list[PullCommand]]
@@ -79,7 +80,7 @@ def ask(pulls: Pulls, device: str, blob: BlobRef, now_ns: int) -> Step:
     if pulls.waiting.get(device) == blob:
         return pulls, []
     pulls, commands = _without(pulls, device)
-    return _start(replace(pulls, waiting={**pulls.waiting, device: blob}), commands, now_ns)
+    return _start(replace(pulls, waiting=pulls.waiting.join(device, blob)), commands, now_ns)
 
 
 def take_in(pulls: Pulls, device: str, chunk: Chunk, now_ns: int) -> Outcome:
@@ -131,11 +132,13 @@ def drop_all(pulls: Pulls) -> Step:
 
 def _start(pulls: Pulls, commands: list[PullCommand], now_ns: int) -> Step:
     """Give free places to those that wait, in their order."""
-    used = sum(_places(pulls.rules, pull.download.size_bytes) for pull in pulls.under_way.values())
-    while pulls.waiting:
-        device, blob = next(iter(pulls.waiting.items()))
-        used += _places(pulls.rules, blob.size_bytes)
-        if used > pulls.rules.chunks_max:
+    if not pulls.waiting:
+        return pulls, commands
+    free = pulls.rules.chunks_max - sum(_places(pulls.rules, p.download.size_bytes) for p in pulls.under_way.values())
+    while (first := pulls.waiting.first()) is not None:
+        device, blob = first
+        free -= _places(pulls.rules, blob.size_bytes)
+        if free < 0:
             break
         download, get = transfer.request(
             Download(
@@ -146,8 +149,8 @@ def _start(pulls: Pulls, commands: list[PullCommand], now_ns: int) -> Step:
                 gathers=False,
             )
         )
-        waiting = {d: b for d, b in pulls.waiting.items() if d != device}
-        pulls = _under_way(replace(pulls, waiting=waiting), device, Pull(download, now_ns + SILENCE_NS))
+        pulls = replace(pulls, waiting=pulls.waiting.leave(device))
+        pulls = _under_way(pulls, device, Pull(download, now_ns + SILENCE_NS))
         commands = [*commands, Send(device, get)] if get else commands
     return pulls, commands
 
@@ -162,9 +165,7 @@ def _without(pulls: Pulls, device: str) -> Step:
     pull = pulls.under_way.get(device)
     if pull is not None:
         return _ended(pulls, device), [DropChunks(device, pull.download.sha)]
-    if device in pulls.waiting:
-        return replace(pulls, waiting={d: b for d, b in pulls.waiting.items() if d != device}), []
-    return pulls, []
+    return replace(pulls, waiting=pulls.waiting.leave(device)), []
 
 
 def _ended(pulls: Pulls, device: str) -> Pulls:

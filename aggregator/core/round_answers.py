@@ -85,7 +85,7 @@ def checked(state: RoundState, event: Checked) -> Step:
     """The verdict is on disk: say it."""
     receipt = event.receipt
     key = (receipt.assignment_id, receipt.update_sha)
-    state = replace(state, receipts={**state.receipts, key: receipt})
+    state = replace(state, receipts=state.receipts.plus(key, receipt))
     task = state.tasks.get(event.device)
     if task is not None and task.assignment.id == receipt.assignment_id:
         status: TaskStatus = "accepted" if receipt.verdict == "accepted" else "rejected"

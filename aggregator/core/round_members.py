@@ -6,6 +6,7 @@ from dataclasses import replace
 from aggregator.core.round_answers import reassign, refused
 from aggregator.core.round_events import Command, Depart, Enrol, Note, RecordRefusal, Send
 from aggregator.core.round_state import ANSWERED, Member, Outsider, RoundState, Step
+from aggregator.core.table import Table
 from device_runtime.wire.limits import DEVICE_COUNT_MAX, TEXT_BYTES_MAX
 from device_runtime.wire.messages import Gone, Goodbye, Hello, Refusal, Release, Welcome
 
@@ -16,11 +17,11 @@ def hello_came(state: RoundState, hello: Hello) -> Step:
     known, outsider = state.members.get(device), state.outsiders.get(device)
     if outsider is not None and outsider.engines == hello.engines and state.stage != "finished":
         return state, [Send(device, _welcome(state, outsider.why))]
-    state = _no_outsider(state, device)
+    state = replace(state, outsiders=state.outsiders.minus(device))
     if known is None and len(state.members) + len(state.outsiders) >= DEVICE_COUNT_MAX:
         return state, [Note(f"{device} is not taken in: there are {DEVICE_COUNT_MAX} devices already")]
     member = Member(hello) if known is None else replace(known, hello=hello, online=True)
-    state = replace(state, members={**state.members, device: member})
+    state = replace(state, members=state.members.plus(device, member))
     commands: list[Command] = []
     if known is None or known.hello != hello:
         commands.append(Enrol(hello, returns=known is not None))
@@ -33,12 +34,6 @@ def hello_came(state: RoundState, hello: Hello) -> Step:
     return state, [*commands, *reassign(state, device)]
 
 
-def _no_outsider(state: RoundState, device: str) -> RoundState:
-    if device not in state.outsiders:
-        return state
-    return replace(state, outsiders={d: o for d, o in state.outsiders.items() if d != device})
-
-
 def _welcome(state: RoundState, unserved: str = "") -> Welcome:
     return Welcome(round_index=state.round_index, heartbeat_s=state.rules.heartbeat_s, unserved=unserved)
 
@@ -48,18 +43,18 @@ def gone_came(state: RoundState, gone: Gone) -> Step:
     member = state.members.get(gone.device)
     if member is None or member.hello.session != gone.session:
         return state, []
-    state = replace(state, members={**state.members, gone.device: replace(member, online=False)})
+    state = replace(state, members=state.members.plus(gone.device, replace(member, online=False)))
     return state, [Note(f"{gone.device} lost its connection; it stays a member")]
 
 
 def goodbye_came(state: RoundState, goodbye: Goodbye, now_ns: int) -> Step:
     """A member less, and no answer to wait for; the farewell of an old session is that of a device back already."""
     device, reason = goodbye.device, goodbye.reason or "said goodbye"
-    state = _no_outsider(state, device)
+    state = replace(state, outsiders=state.outsiders.minus(device))
     member = state.members.get(device)
     if member is None or member.hello.session != goodbye.session:
         return state, []
-    state = replace(state, members={d: m for d, m in state.members.items() if d != device})
+    state = replace(state, members=state.members.minus(device))
     task = state.tasks.get(device)
     if task is None or task.status in ANSWERED:
         return state, [Depart(device, reason)]
@@ -71,13 +66,12 @@ def goodbye_came(state: RoundState, goodbye: Goodbye, now_ns: int) -> Step:
 def put_outside(state: RoundState, reasons: Mapping[str, str]) -> Step:
     """No artifact can be made for these members: they wait outside until they name other engines."""
     commands: list[Command] = []
-    outside = {}
     for device in sorted(reasons.keys() & state.members.keys()):
         why = reasons[device][:TEXT_BYTES_MAX]
-        outside[device] = Outsider(state.members[device].hello.engines, why)
+        outsider = Outsider(state.members[device].hello.engines, why)
         commands += [Depart(device, why), Send(device, _welcome(state, why))]
-    members = {d: m for d, m in state.members.items() if d not in outside}
-    return replace(state, members=members, outsiders={**state.outsiders, **outside}), commands
+        state = replace(state, members=state.members.minus(device), outsiders=state.outsiders.plus(device, outsider))
+    return state, commands
 
 
 def count_missed(state: RoundState) -> Step:
@@ -93,4 +87,4 @@ def count_missed(state: RoundState) -> Step:
         if missed >= state.rules.missed_max:
             del members[device]
             commands.append(Depart(device, f"missed {missed} rounds in a row"))
-    return replace(state, members=members), commands
+    return replace(state, members=Table(members)), commands

@@ -1,11 +1,13 @@
 """What the round machine knows: rules, members, tasks and the state of a round; and that state after a restart."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal
 
 from aggregator.core.pulls import PullRules, Pulls
 from aggregator.core.round_events import Command
+from aggregator.core.table import Table
 from device_runtime.wire.limits import UPDATE_CHUNKS_MAX, WINDOW_CHUNKS
 from device_runtime.wire.messages import Assignment, Hello, Offer, Receipt
 
@@ -14,7 +16,7 @@ PULL_RULES = PullRules(UPDATE_CHUNKS_MAX, WINDOW_CHUNKS)
 
 Stage = Literal["gathering", "opening", "open", "closing", "finished"]
 TaskStatus = Literal["assigned", "receiving", "checking", "accepted", "rejected", "refused"]
-ANSWERED = ("accepted", "rejected", "refused")
+ANSWERED: Final[tuple[TaskStatus, ...]] = ("accepted", "rejected", "refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,40 @@ class Task:
     offer: Offer | None = None
 
 
+class Tasks(Mapping[str, Task]):
+    """The task of every device; how many have a status is known without counting. `plus` gives another."""
+
+    __slots__ = ("_by_device", "_counts")
+
+    def __init__(self, tasks: Mapping[str, Task] | None = None) -> None:
+        self._by_device = Table(tasks)
+        self._counts: Mapping[TaskStatus, int] = Counter(task.status for task in self._by_device.values())
+
+    def plus(self, device: str, task: Task) -> "Tasks":
+        """With this task for the device."""
+        made = Tasks.__new__(Tasks)
+        made._by_device = self._by_device.plus(device, task)
+        counts = Counter(self._counts)
+        counts[task.status] += 1
+        if device in self._by_device:
+            counts[self._by_device[device].status] -= 1
+        made._counts = counts
+        return made
+
+    def count(self, *statuses: TaskStatus) -> int:
+        """How many have one of these statuses."""
+        return sum(self._counts.get(status, 0) for status in statuses)
+
+    def __getitem__(self, device: str) -> Task:
+        return self._by_device[device]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_device)
+
+    def __len__(self) -> int:
+        return len(self._by_device)
+
+
 @dataclass(frozen=True, slots=True)
 class Outsider:
     """A device that waits outside: for none of the engines it named can an artifact be made."""
@@ -64,12 +100,12 @@ class RoundState:
     round_index: int = 1
     stage: Stage = "gathering"
     attempt: int = 0
-    members: Mapping[str, Member] = field(default_factory=dict)
-    outsiders: Mapping[str, Outsider] = field(default_factory=dict)
-    tasks: Mapping[str, Task] = field(default_factory=dict)
+    members: Table[str, Member] = field(default_factory=Table)
+    outsiders: Table[str, Outsider] = field(default_factory=Table)
+    tasks: Tasks = field(default_factory=Tasks)
     update_bytes_max: int = 0
     deadline_ns: int = 0
-    receipts: Mapping[tuple[str, str], Receipt] = field(default_factory=dict)
+    receipts: Table[tuple[str, str], Receipt] = field(default_factory=Table)
     pulls: Pulls = field(default=Pulls(PULL_RULES))
 
 
@@ -91,7 +127,7 @@ Step = tuple[RoundState, list[Command]]
 
 def set_task(state: RoundState, device: str, task: Task) -> RoundState:
     """The state with another task for a device."""
-    return replace(state, tasks={**state.tasks, device: task})
+    return replace(state, tasks=state.tasks.plus(device, task))
 
 
 def resume(
@@ -101,7 +137,7 @@ def resume(
 
     Members count as offline until they are heard; an open round gets a fresh deadline.
     """
-    known = {hello.device: Member(hello, online=False) for hello in members}
+    known = Table({hello.device: Member(hello, online=False) for hello in members})
     state = RoundState(rules, round_index=rounds_committed + 1, members=known)
     if rounds_committed >= rules.round_count:
         return replace(state, stage="finished")
@@ -118,8 +154,8 @@ def resume(
         state,
         stage="open",
         attempt=opened.attempt,
-        tasks=tasks,
+        tasks=Tasks(tasks),
         update_bytes_max=opened.update_bytes_max,
         deadline_ns=now_ns + int(rules.deadline_s * SECOND_NS),
-        receipts=opened.receipts,
+        receipts=Table(opened.receipts),
     )

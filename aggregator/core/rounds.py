@@ -40,7 +40,8 @@ from aggregator.core.round_events import (
     Unservable,
 )
 from aggregator.core.round_members import count_missed, gone_came, goodbye_came, hello_came, put_outside
-from aggregator.core.round_state import ANSWERED, SECOND_NS, RoundState, Step, Task
+from aggregator.core.round_state import ANSWERED, SECOND_NS, RoundState, Step, Task, Tasks, set_task
+from aggregator.core.table import Table
 from device_runtime.wire.messages import Chunk, Get, Gone, Goodbye, Hello, Message, Offer, Refusal, Release
 
 
@@ -87,7 +88,7 @@ def _advance(state: RoundState, commands: list[Command], now_ns: int) -> Step:
     """Open or close a round where its condition has come true."""
     if state.stage == "gathering" and len(state.members) >= _members_needed(state):
         return _open(state, commands, tuple(sorted(state.members)))
-    if state.stage == "open" and all(t.status in ANSWERED for t in state.tasks.values()):
+    if state.stage == "open" and state.tasks.count(*ANSWERED) == len(state.tasks):
         return _close_if_quorum(state, commands)
     return state, commands
 
@@ -105,10 +106,11 @@ def _open(state: RoundState, commands: list[Command], devices: tuple[str, ...]) 
 def _opened(state: RoundState, event: Opened, now_ns: int) -> Step:
     assert state.stage == "opening", "a round is opened on request only"
     # A further attempt is for those it names; the others go on with what they were assigned.
+    for assignment in event.assignments:
+        state = set_task(state, assignment.device, Task(assignment))
     state = replace(
         state,
         stage="open",
-        tasks={**state.tasks, **{a.device: Task(a) for a in event.assignments}},
         update_bytes_max=event.update_bytes_max,
         deadline_ns=now_ns + int(state.rules.deadline_s * SECOND_NS),
     )
@@ -130,8 +132,7 @@ def _unservable(state: RoundState, reasons: Mapping[str, str], now_ns: int) -> S
 
 
 def _close_if_quorum(state: RoundState, commands: list[Command]) -> Step:
-    accepted = sum(t.status == "accepted" for t in state.tasks.values())
-    if accepted < max(1, state.rules.quorum):
+    if state.tasks.count("accepted") < max(1, state.rules.quorum):
         return state, commands
     pulling, dropped = pulls.drop_all(state.pulls)
     state = replace(state, stage="closing", pulls=pulling)
@@ -142,8 +143,10 @@ def _closed(state: RoundState, now_ns: int) -> Step:
     assert state.stage == "closing", "a round is closed on request only"
     state, commands = count_missed(state)
     ids = {t.assignment.id for t in state.tasks.values()}
-    receipts = {key: r for key, r in state.receipts.items() if key[0] in ids}  # older rounds are late in any case
-    state = replace(state, receipts=receipts, round_index=state.round_index + 1, attempt=0, tasks={}, stage="gathering")
+    receipts = Table({key: r for key, r in state.receipts.items() if key[0] in ids})  # what is older is late anyway
+    state = replace(
+        state, receipts=receipts, round_index=state.round_index + 1, attempt=0, tasks=Tasks(), stage="gathering"
+    )
     if state.round_index > state.rules.round_count:
         return replace(state, stage="finished"), [*commands, Broadcast(Release(reason="the run is finished"))]
     return _advance(state, commands, now_ns)
@@ -164,7 +167,7 @@ def _deadline(state: RoundState, commands: list[Command], now_ns: int) -> Step:
     state, commands = _close_if_quorum(state, commands)
     if state.stage != before:
         return state, commands
-    accepted = sum(t.status == "accepted" for t in state.tasks.values())
+    accepted = state.tasks.count("accepted")
     needed = state.rules.quorum
     note = f"round {state.round_index}: {accepted} of {needed} updates needed are here after the deadline; waiting on"
     return _again(state, [*commands, Note(note)], now_ns)

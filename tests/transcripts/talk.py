@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from aggregator.core import round_events as events
 from aggregator.core import rounds
-from aggregator.core.round_state import RoundRules, RoundState, Task
+from aggregator.core.round_state import RoundRules, RoundState, Task, Tasks
 from device_runtime import agent
 from device_runtime.wire.messages import (
     Assignment,
@@ -129,7 +129,7 @@ class RoundTalk(Talk):
             for device, task in self.state.tasks.items()
         }
         self.state = replace(
-            self.state, tasks=tasks, deadline_ns=self.now_ns + int(self.rules.deadline_s * SECOND_NS), **changed
+            self.state, tasks=Tasks(tasks), deadline_ns=self.now_ns + int(self.rules.deadline_s * SECOND_NS), **changed
         )
         self.say("the aggregator dies, comes back, and calls the roll")
 

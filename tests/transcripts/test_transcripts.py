@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.core.round_state import RoundState, Task, Tasks
 from device_runtime import agent
 from device_runtime.wire.messages import Get, Goodbye, Receipt, Refusal, Release, RollCall
 from device_runtime.wire.support import sha256_hex
@@ -195,8 +196,10 @@ def aggregator_restart_before_the_commit() -> Talk:
     talk.chunk("b")
     accepted = {d: fakes.offer(fakes.assignment(d)) for d in ("a", "b")}
     talk.state = before
-    tasks = {d: type(before.tasks["a"])(fakes.assignment(d), "accepted", offer) for d, offer in accepted.items()}
-    talk.state = type(before)(before.rules, members=before.members, tasks=tasks, stage="open", update_bytes_max=1000)
+    tasks = {d: Task(fakes.assignment(d), "accepted", offer) for d, offer in accepted.items()}
+    talk.state = RoundState(
+        before.rules, members=before.members, tasks=Tasks(tasks), stage="open", update_bytes_max=1000
+    )
     talk.restart()
     talk.say("all had answered, nothing was committed, and nobody is there to say anything")
     talk.wait(1)

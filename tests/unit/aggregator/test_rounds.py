@@ -33,7 +33,7 @@ from aggregator.core.round_events import (
     Unservable,
     WriteChunk,
 )
-from aggregator.core.round_state import SECOND_NS, RoundRules, RoundState, Task, resume
+from aggregator.core.round_state import SECOND_NS, RoundRules, RoundState, Task, Tasks, resume
 from aggregator.core.rounds import step
 from device_runtime.wire import limits
 from device_runtime.wire.messages import (
@@ -597,7 +597,7 @@ def test_what_was_accepted_survives_a_further_attempt(shell):
 
 def test_a_round_all_answered_before_a_restart_closes_without_anybody_speaking(shell):
     tasks = {d: Task(a, "accepted", fakes.offer(a)) for d, a in shell.assignments.items()}
-    shell.state = replace(shell.state, tasks=tasks)
+    shell.state = replace(shell.state, tasks=Tasks(tasks))
     assert CloseRound(1) in shell.wait(0.1)
 
 

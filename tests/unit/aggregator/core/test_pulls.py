@@ -244,4 +244,5 @@ def test_what_is_offered_again_until_it_is_here_arrives_whatever_is_lost(counts,
         if all(puller.ended.get(device) == "whole" for device in sizes):
             break
     assert puller.ended == dict.fromkeys(sizes, "whole")
-    assert (puller.pulls.under_way, puller.pulls.waiting, puller.arriving.written) == ({}, {}, {})
+    assert puller.pulls == Pulls(puller.rules)
+    assert puller.arriving.written == {}
