@@ -97,8 +97,8 @@ def first_pass(
     Raises UsageError for a device twice or without a weight, a tensor that is unknown, of another shape or not finite.
     """
     scored = [name for name in theta if _role(roles, name) in SCORED_ROLES]
-    step = {name: _empty(value.shape) for name, value in theta.items()}
-    direction = {name: _empty(theta[name].shape) for name in scored}
+    step = {name: _Summing(value.shape) for name, value in theta.items()}
+    direction = {name: _Summing(theta[name].shape) for name in scored}
     members: dict[str, Member] = {}
     for update in updates:
         member = _member(update, theta, prior, scored)
@@ -107,10 +107,10 @@ def first_pass(
         members[update.device] = member
         for name, kept in update.delta.items():
             is_scored = name in direction
-            _add(step[name], kept, member.weight if is_scored else float(member.sample_count), 1.0)
+            step[name].add(kept, member.weight if is_scored else float(member.sample_count), 1.0)
             if is_scored and member.norm >= NORM_MIN:
-                _add(direction[name], kept, member.weight, 1.0 / member.norm)
-    return Partial(step, direction, tuple(members.values()))
+                direction[name].add(kept, member.weight, 1.0 / member.norm)
+    return Partial(_tallies(step), _tallies(direction), tuple(members.values()))
 
 
 def merge(a: Partial, b: Partial) -> Partial:
@@ -157,17 +157,43 @@ def _role(roles: Mapping[str, Role], name: str) -> Role:
     return roles[name]
 
 
-def _empty(shape: tuple[int, ...]) -> Tally:
-    return Tally(np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int32))
+class _Summing:
+    """A tally under way, changed in place for memory's sake.
+
+    Devices share supports: what those of one support send, one after the other, is summed on it alone, and put in its
+    place in the dense tensor when another support comes. Each coordinate sees the same sums in the same order.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._tally = Tally(np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int32))
+        self._support: Support | None = None
+        self._block = self._tally  # its part on the support
+
+    def add(self, kept: Kept, weight: float, scale: float) -> None:
+        """Add one update."""
+        if self._support is None or self._support.sha != kept.support.sha:
+            self.tally()
+            self._support, index = kept.support, _index(kept.support)
+            self._block = Tally(
+                *(a[index] for a in (self._tally.numerator, self._tally.denominator, self._tally.holders))
+            )
+        block, values = self._block, kept.values.astype(np.float64) * (weight * scale)
+        np.add(block.numerator, values.reshape(block.numerator.shape), out=block.numerator)
+        np.add(block.denominator, weight, out=block.denominator)
+        np.add(block.holders, 1, out=block.holders)
+
+    def tally(self) -> Tally:
+        """What was summed so far."""
+        if self._support is not None:
+            index, whole = _index(self._support), self._tally
+            whole.numerator[index] = self._block.numerator
+            whole.denominator[index] = self._block.denominator
+            whole.holders[index] = self._block.holders
+        return self._tally
 
 
-def _add(tally: Tally, kept: Kept, weight: float, scale: float) -> None:
-    """Add one update to a tally that `first_pass` owns: in place, for memory's sake."""
-    index = _index(kept.support)
-    values = (kept.values.astype(np.float64) * (weight * scale)).reshape(_block_shape(kept.support))
-    tally.numerator[index] += values
-    tally.denominator[index] += weight
-    tally.holders[index] += 1
+def _tallies(sums: Mapping[str, _Summing]) -> dict[str, Tally]:
+    return {name: summing.tally() for name, summing in sums.items()}
 
 
 def _sum(a: Tally, b: Tally) -> Tally:
@@ -187,11 +213,3 @@ def _index(support: Support) -> Any:
         assert support.indices is not None
         return np.ix_(*support.indices)
     return ...
-
-
-def _block_shape(support: Support) -> tuple[int, ...]:
-    """The shape numpy gives to a tensor indexed by `_index`."""
-    if support.kind == "axes":
-        assert support.indices is not None
-        return tuple(len(i) for i in support.indices)
-    return (support.count,) if support.kind == "mask" else support.shape

@@ -37,6 +37,26 @@ def test_merging_partial_sums_is_associative_and_equals_one_sum():
     assert {u.device: score(u, directions(left)) for u in updates} == pytest.approx(one_pass, abs=1e-9)
 
 
+@pytest.mark.parametrize("order", ["aaaaaa", "aabbba", "ababab", "abcabc"])
+def test_sums_are_those_of_adding_each_update_to_the_dense_tensor_bit_for_bit(order):
+    masks = dict(zip("abc", random_masks(3), strict=True))
+    theta, updates = make_theta(), make_fleet(6, masks=[masks[letter] for letter in order])
+    prior = prior_of(updates)
+    partial = first_pass(theta, prior, iter(updates), ROLES)
+    norms = {member.device: member.norm for member in partial.members}
+    for name, tally in partial.direction.items():
+        numerator, denominator, holders = (np.zeros(SHAPES[name]) for _ in range(3))
+        for update in updates:
+            mask = update.delta[name].support.dense_mask()
+            unit = update.delta[name].values.astype(np.float64) * (prior[update.device] * (1.0 / norms[update.device]))
+            numerator[mask] += unit
+            denominator[mask] += prior[update.device]
+            holders[mask] += 1
+        assert numerator.tobytes() == tally.numerator.tobytes()
+        assert denominator.tobytes() == tally.denominator.tobytes()
+        assert (holders == tally.holders).all()
+
+
 def test_updates_are_read_one_at_a_time_twice():
     alive, most, passes = 0, 0, 0
 
