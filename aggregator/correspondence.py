@@ -1,8 +1,5 @@
 """What goes to devices and comes from them: messages, chunks from the store, and a count of every payload byte."""
 
-from itertools import groupby
-from operator import itemgetter
-
 from aggregator.ledger import Traffic
 from device_runtime.store import BlobStore
 from device_runtime.surroundings import Link
@@ -47,8 +44,9 @@ class Correspondence:
         self._hand_over()
         wanted, self._wanted = self._wanted, {}
         for device, places in wanted.items():
-            for sha, of_blob in groupby(places, key=itemgetter(0)):
-                for chunk in self._blobs.chunks(sha, [index for _, index in of_blob]):
+            for sha, index in places:
+                chunk = self._blobs.chunk(sha, index)
+                if chunk is not None:
                     self.send(device, chunk)
             self._hand_over()  # one device after the other, so as not to hold the chunks of all
 

@@ -225,8 +225,10 @@ class Device:
         offer = self._spool.read()
         open_shas = {offer.update_sha} if offer is not None else set()
         open_shas |= {self._profile.sha} if self._profile is not None else set()
-        for chunk in self._blobs.chunks(get.sha, get.indices) if get.sha in open_shas else ():
-            self._publish(chunk)
+        for index in get.indices if get.sha in open_shas else ():
+            chunk = self._blobs.chunk(get.sha, index)
+            if chunk is not None:
+                self._publish(chunk)
 
     def _unspool(self, assignment_id: str) -> None:
         """Forget a receipted update and every blob but the profile and what the present assignment needs."""

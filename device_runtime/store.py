@@ -5,7 +5,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from device_runtime.wire import limits
@@ -75,21 +75,20 @@ class BlobStore:
         except _ABSENT:
             return None
 
-    def chunks(self, sha: str, indices: Iterable[int]) -> Iterator[Chunk]:
-        """These chunks of a blob with a file of its own: those that there are.
+    def chunk(self, sha: str, index: int) -> Chunk | None:
+        """Chunk `index` of a blob with a file of its own, None beyond its end or when there is none.
 
-        No more than that is read: who pulls a blob asks for its chunks little by little, and checks the whole.
+        Only the chunk is read: who pulls a blob asks for its chunks one by one, and checks the whole by its SHA-256.
         """
         try:
             with open(self.path(sha), "rb") as file:
                 size_bytes = os.fstat(file.fileno()).st_size
-                for index in indices:
-                    if index < chunk_count(size_bytes):
-                        file.seek(index * limits.CHUNK_BYTES_MAX)
-                        data = file.read(limits.CHUNK_BYTES_MAX)
-                        yield Chunk(sha=sha, index=index, size_bytes=size_bytes, data=data)
+                if index >= chunk_count(size_bytes):
+                    return None
+                file.seek(index * limits.CHUNK_BYTES_MAX)
+                return Chunk(sha=sha, index=index, size_bytes=size_bytes, data=file.read(limits.CHUNK_BYTES_MAX))
         except _ABSENT:
-            return
+            return None
 
     def put(self, data: bytes) -> str:
         """Keep a blob durably, in place of one that rotted; returns its SHA-256."""
@@ -187,8 +186,7 @@ class Pack:
 
 
 class ArrivingBlobs:
-    """Blobs under way, a file in `folder` for each: chunks are written as they come and nothing is held in memory, but
-    for a blob of one chunk, which is whole as it comes and is taken at once.
+    """Blobs under way, a file in `folder` for each: chunks are written as they come and nothing is held in memory.
 
     What is here counts for nothing until it is taken, whole and checked; so nothing is made durable, and what an
     earlier process left is removed.
@@ -196,7 +194,6 @@ class ArrivingBlobs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._of_one_chunk: dict[tuple[str, str], bytes] = {}
         shutil.rmtree(folder, ignore_errors=True)
 
     def path(self, owner: str, sha: str) -> Path:
@@ -205,9 +202,6 @@ class ArrivingBlobs:
 
     def write(self, owner: str, chunk: Chunk) -> None:
         """Write a chunk at its place. Raises UsageError when the folder cannot be written."""
-        if chunk.size_bytes == len(chunk.data):
-            self._of_one_chunk[owner, chunk.sha] = chunk.data
-            return
         path = self.path(owner, chunk.sha)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,16 +213,13 @@ class ArrivingBlobs:
 
     def take(self, owner: str, sha: str) -> bytes | None:
         """The blob's bytes, None when they do not match its name; either way it is no longer here."""
-        data = self._of_one_chunk.pop((owner, sha), None)
-        if data is None:
-            try:
-                data = self.path(owner, sha).read_bytes()
-            except _ABSENT:
-                return None
-            self.drop(owner, sha)
+        try:
+            data = self.path(owner, sha).read_bytes()
+        except _ABSENT:
+            return None
+        self.drop(owner, sha)
         return data if sha256_hex(data) == sha else None
 
     def drop(self, owner: str, sha: str) -> None:
         """Forget what was written of a blob."""
-        self._of_one_chunk.pop((owner, sha), None)
         self.path(owner, sha).unlink(missing_ok=True)

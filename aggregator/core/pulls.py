@@ -47,12 +47,11 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Pulls:
-    """By device, what waits for its places, and what is under way: one blob of a device at a time; places taken."""
+    """By device, what waits for its places, and what is under way: one blob of a device at a time."""
 
     rules: PullRules
     waiting: Line[str, BlobRef] = field(default_factory=Line)
     under_way: Mapping[str, Pull] = field(default_factory=dict)  # no more than there are places
-    taken: int = 0
 
 
 Step = tuple[Pulls, list[PullCommand]]
@@ -133,10 +132,13 @@ def drop_all(pulls: Pulls) -> Step:
 
 def _start(pulls: Pulls, commands: list[PullCommand], now_ns: int) -> Step:
     """Give free places to those that wait, in their order."""
+    if not pulls.waiting:
+        return pulls, commands
+    free = pulls.rules.chunks_max - sum(_places(pulls.rules, p.download.size_bytes) for p in pulls.under_way.values())
     while (first := pulls.waiting.first()) is not None:
         device, blob = first
-        taken = pulls.taken + _places(pulls.rules, blob.size_bytes)
-        if taken > pulls.rules.chunks_max:
+        free -= _places(pulls.rules, blob.size_bytes)
+        if free < 0:
             break
         download, get = transfer.request(
             Download(
@@ -147,7 +149,7 @@ def _start(pulls: Pulls, commands: list[PullCommand], now_ns: int) -> Step:
                 gathers=False,
             )
         )
-        pulls = replace(pulls, waiting=pulls.waiting.leave(device), taken=taken)
+        pulls = replace(pulls, waiting=pulls.waiting.leave(device))
         pulls = _under_way(pulls, device, Pull(download, now_ns + SILENCE_NS))
         commands = [*commands, Send(device, get)] if get else commands
     return pulls, commands
@@ -167,8 +169,7 @@ def _without(pulls: Pulls, device: str) -> Step:
 
 
 def _ended(pulls: Pulls, device: str) -> Pulls:
-    taken = pulls.taken - _places(pulls.rules, pulls.under_way[device].download.size_bytes)
-    return replace(pulls, under_way={d: p for d, p in pulls.under_way.items() if d != device}, taken=taken)
+    return replace(pulls, under_way={d: p for d, p in pulls.under_way.items() if d != device})
 
 
 def _under_way(pulls: Pulls, device: str, pull: Pull) -> Pulls:
